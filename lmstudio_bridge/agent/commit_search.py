@@ -88,14 +88,18 @@ def show_hits(commit: str, holds: Callable[[str], bool]) -> tuple[str, list[str]
 
 
 def _hits(diff: str, holds: Callable[[str], bool]) -> Iterator[str]:
-    before = path = ""
+    path = head = ""
     lines = diff.splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if line.startswith("--- ") and following.startswith("+++ "):
-            before, after = line[4:].removeprefix("a/"), following[4:].removeprefix("b/")
+            head = following
+            before, after = (each[4:].strip('"') for each in (line, following))
+            before, after = before.removeprefix("a/"), after.removeprefix("b/")
             path = before if after == "/dev/null" else after
             if holds(path) or holds(before):
                 done = {"/dev/null": "deleted"}.get(after) or {"/dev/null": "created"}.get(before, "changed")
                 yield f"{path}: {done if before in (path, '/dev/null') else f'renamed from {before}'}"
-        elif line[:1] in ("+", "-") and holds(line[1:]) and not line.startswith(f"+++ b/{path}"):
+        elif line == head:
+            head = ""
+        elif line[:1] in ("+", "-") and holds(line[1:]):
             yield f"{path}: {line}"

@@ -19,7 +19,6 @@ import anyio
 from lmstudio_bridge.agent import text_operations
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.commit_search import MAX_COMMITS, CommitTools, find_commit_tools, read_log, show_hits
-from lmstudio_bridge.agent.first_call import removes_lines
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import SchemaWork, own_spec, text_parameter
 from lmstudio_bridge.agent.tools import Tool, make_tool
@@ -34,7 +33,6 @@ MAX_DEPTH = 12  # folders below the first
 MAX_CHARS = 8 * 1024 * 1024  # of all files of one call
 MAX_HITS = 60  # lines that are shown
 SEARCHING = ("find_text", "find_commits")  # tools whose result has no data where nothing was found
-_CHANGING = ("replace_text", "remove_lines", "append_text")
 _AT_ONCE = 8  # inner calls
 _SHOWN_FAILURES = 5
 _SHOWN_DEFINITIONS = 3
@@ -61,7 +59,6 @@ _ALIKE: Mapping[str, re.Pattern[str]] = {
     "count_files": re.compile(r"count_files|file_count"),
     "calculate": re.compile(r"calculat|evaluate_expression"),
     "replace_text": re.compile(r"replace_(?:text|all|in_file)|(?:search|find)_and_replace"),
-    "remove_lines": re.compile(r"(?:remove|delete)_lines?"),
     "append_text": re.compile(r"append"),
 }
 """Names of servers' tools that do the same: where there is one, the bridge adds none."""
@@ -113,7 +110,7 @@ def usable_tools(tools: Sequence[Tool], *, may_run: Callable[[ServerTool], bool]
 
 def _spec(name: str, description: str, **parameters: JSONObject) -> ServerTool:
     schema = own_spec(name, description, **parameters).parameters
-    return ServerTool(OWN_SERVER, name, description, schema, read_only=name not in _CHANGING)
+    return ServerTool(OWN_SERVER, name, description, schema, read_only=name not in ("replace_text", "append_text"))
 
 
 _READING = (
@@ -156,12 +153,6 @@ _REPLACE = _spec(
     old=text_parameter("The text to replace"),
     new=text_parameter("The text to put in its place"),
 )
-_REMOVE = _spec(
-    "remove_lines",
-    "Remove all lines that hold a text from a file, or from all files of a folder.",
-    path=text_parameter("The file or the folder"),
-    text=text_parameter("A text that these lines hold, and no others"),
-)
 _COMMITS = _spec(
     "find_commits",
     "Find the commits of a git repository that added, changed or removed a text.",
@@ -180,8 +171,7 @@ class CompositeTools:
     """The tools that can be made of a run's tools, and their calls.
 
     `tools` are those of the servers that may run. With a `task`, a text that does not stand in it is replaced in one
-    place only, in the line that the task names: small models replace every `true` where one was meant. Lines can be
-    removed where the task speaks of that.
+    place only, in the line that the task names: small models replace every `true` where one was meant.
     """
 
     def __init__(self, tools: Sequence[Tool], *, task: str = "") -> None:
@@ -192,8 +182,7 @@ class CompositeTools:
         names = [tool.source.name.lower() for tool in tools]
         made: list[ServerTool] = [] if self._commits is None else [_COMMITS]
         if self._files is not None:
-            removing = [_REMOVE] if removes_lines(task) else []
-            made += [*_READING, *([_REPLACE, _APPEND, *removing] if self._files.write else []), _CALCULATE]
+            made += [*_READING, *([_REPLACE, _APPEND] if self._files.write else []), _CALCULATE]
         work = SchemaWork()
         self.tools: tuple[Tool, ...] = tuple(
             make_tool(source, name=source.name, description=source.description, work=work)
@@ -256,8 +245,6 @@ class CompositeTools:
                 return await _count_files(files, values["folder"])
             case "total_column":
                 return await _total_column(files, values["path"], values["column"], values["where"])
-            case "remove_lines":
-                return await _remove_lines(files, values["path"], values["text"], task=self._task)
             case "append_text":
                 return await _append_text(files, values["path"], values["text"])
             case _:
@@ -440,10 +427,6 @@ async def _replace_text(
         for name, text in found.texts.items()
         if (replaced := text_operations.replace_all(text, old, new)).count
     }
-    if task:
-        named = {name: text_operations.replace_named(found.texts[name], old, new, task) for name in made}
-        if kept := {name: each for name, each in named.items() if each and each.count}:
-            made = kept  # where the task speaks of some of the places, only those are meant
     if undone := next((name for name in made if (name, new, old) in edits), ""):
         raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {undone}.")
     anywhere = not task or old.strip().casefold() in task.casefold()
@@ -460,38 +443,6 @@ async def _replace_text(
         ]
         text = f"Not done: {old!r} stands in several places. Give more of the line to change as old."
         return CompositeResult(text, "\n".join(places[:_SHOWN_PLACES]), is_error=True, looked_at=tuple(found.texts))
-    result, changed = await _write_all(files, found, made, path=path, old=old, done="{} replaced", unit="place")
-    edits.update((name, old, new) for name in changed)
-    return result
-
-
-async def _remove_lines(files: _Files, path: str, text: str, *, task: str) -> CompositeResult:
-    if not text.strip() or "\n" in text.strip():
-        raise ValueError("Give the text of one line, or a part of it.")
-    if text.strip().rstrip("(").casefold() not in task.casefold():
-        raise ValueError("Give the text as the task says it.")
-    if PurePosixPath(_tidy(path)).name.casefold() not in task.casefold():
-        raise ValueError("Name the file or folder of the task.")
-    found = await files.read_below(path)
-    made = {
-        name: removed
-        for name, content in found.texts.items()
-        if (removed := text_operations.remove_lines(content, text.strip())).count
-    }
-    return (await _write_all(files, found, made, path=path, old=text, done="{} removed", unit="line"))[0]
-
-
-async def _write_all(
-    files: _Files,
-    found: _Found,
-    made: Mapping[str, text_operations.Replaced],
-    *,
-    path: str,
-    old: str,
-    done: str,
-    unit: str,
-) -> tuple[CompositeResult, Sequence[str]]:
-    """Write the new texts of files; the result, and the names of those that were changed."""
     lines: list[str] = []
     diffs: list[str] = []
     changed: dict[str, str] = {}
@@ -502,8 +453,9 @@ async def _write_all(
             if is_written:
                 break  # the tool does not write what it is given: no other file may come to harm
             continue
+        edits.add((name, old, new))
         longer = f"; {replaced.left} more left alone, as parts of longer words" if replaced.left else ""
-        lines.append(f"{name}: {done.format(counted(replaced.count, unit))}{longer}")
+        lines.append(f"{name}: {counted(replaced.count, 'place')} replaced{longer}")
         diffs.append(text_operations.show_changes(name, found.texts[name], replaced.text))
         changed[name] = replaced.text
     if left := len(made) - len(lines):
@@ -511,14 +463,13 @@ async def _write_all(
     if not lines:
         searched = f"{counted(len(found.texts), 'file')} searched in {_shown(path)}{found.problems()}"
         raise ValueError(f"Nothing was changed: {old!r} was not found ({searched}).")
-    result = CompositeResult(
+    return CompositeResult(
         "\n".join([f"{counted(len(changed), 'file')} changed{found.problems()}.", *lines]),
         "\n".join(diffs),
         is_error=len(changed) < len(lines),
         seen=tuple(changed.items()),
         looked_at=tuple(found.texts),
     )
-    return result, list(changed)
 
 
 async def _append_text(files: _Files, path: str, text: str) -> CompositeResult:

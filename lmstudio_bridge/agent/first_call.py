@@ -32,12 +32,6 @@ _APPENDS = re.compile(
     r"\b(?:add|append|put|write|insert)\b[^\n]{1,200}?\b(?:at|to|on) the (?:very )?(?:end|bottom)\b|^\W*append\b",
     re.IGNORECASE,
 )
-_REMOVES_LINES = re.compile(
-    r"\b(?:remove|delete|drop) (?:all |every |each |any )?(?:of )?(?:the )?(?:lines|rows|line|row)"
-    r" (?:that|which|with|containing|holding|where)\b"
-    r"(?![^.!?\n]*(?:n['\u2019]t\b|\b(?:not|no|without|except|unless|only|table|database|first|last)\b))",
-    re.IGNORECASE,
-)
 _RENAMES_FILE = re.compile(r"\b(?:rename|move) (?:the )?(?:file|folder)\b", re.IGNORECASE)
 _MOVES = re.compile(r"(?:^|_)(?:move|rename)(?:_|$)")
 _FOLDER = re.compile(r"\b(?:folder|directory)\b", re.IGNORECASE)
@@ -45,8 +39,13 @@ _FOLDER_NAME = re.compile(  # "in the folder jobs, …", "of the directory `a b`
     r"\b(?:in|of|from|below|under|inside) (?:the |this )?(?:folder|directory)(?: (?:named|called))?"
     r" (?:[\"'`](?P<quoted>[^\"'`\n]{1,100})[\"'`]"
     r"|(?P<plain>[\w][\w./-]*\w)(?=[.,;:?!]*(?:\s*\Z|\n)|[,;:?!]|\.\s|\s(?:has|have|by|and|into|as|to|with|is|are)\b)"
-    r"(?<!\bmust)(?<!\bshould)(?<!\bcan)(?<!\bmay)(?<!\bwill)(?<!\bthat)(?<!\bwhich)(?<!\bhere)(?<!\bthere))"
+    r")"
     r"|(?<![\w./-])(?P<slash>[\w.-]{2,}(?:/[\w.-]+)*/)(?![\w*])",
+    re.IGNORECASE,
+)
+_NO_FOLDER = re.compile(  # words that may stand there
+    r"must|should|can|may|will|that|which|here|there|above|below|too|please|again|first|once|recursively|contains?"
+    r"|says?|do|does|exists?|differ|needs?|uses?|holds?|have|has|mentions?|defines?",
     re.IGNORECASE,
 )
 _EACH_FOLDER = re.compile(r"\b(?:all|each|every)\b[^.?!\n]{0,20}\bfolders?\b", re.IGNORECASE)
@@ -63,10 +62,6 @@ _ABOUT_FILE = re.compile(
 _READ_ONE = ("find_text", "read_files", "total_column")
 _READS = re.compile(r"__(?:read|view|open|cat|get)_?(?:text_?)?(?:file|content)s?(?:_contents?)?$")
 _NO_CONTENT = re.compile(r"__.*(?:info|stat|list|tree|director|folder|media|image|search|move|find)")
-_IN_LOG = re.compile(  # of a log, the lines with such a word are what matters
-    r"(?=.*\b[\w-]+\.log\b).*\b(?:fail(?:ed|ures?)?|errors?|warnings?|exceptions?|timeouts?|denied|crash(?:ed|es)?)\b",
-    re.IGNORECASE | re.DOTALL,
-)
 _NEWEST_COMMIT = re.compile(
     r"\b(?:message|subject|author|date|hash|sha|id|who|when)\b[^.?!\n]{0,60}(?<!since )(?<!since the )(?<!before the )"
     r"\b(?:last|latest|newest|most recent) commit\b",
@@ -78,8 +73,7 @@ _CHANGING_COMMIT = re.compile(
     re.IGNORECASE,
 )
 _UNCOMMITTED = re.compile(  # whose old and new values are asked for
-    r"\A(?=.*\bold\b)(?=.*\bnew\b)(?!.*\bstaged\b).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b"
-    r"|\bun-?staged\b",
+    r"\A(?=.*\bold\b)(?=.*\bnew\b)(?!.*(?:staged|untracked)).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b",
     re.IGNORECASE | re.DOTALL,
 )
 _DIFFS = re.compile(r"(?:^|_)diff_unstaged$")
@@ -157,11 +151,6 @@ def asks_to_overwrite(task: str) -> bool:
     return bool(_OVERWRITES_TASK.search(task))
 
 
-def removes_lines(task: str) -> bool:
-    """Whether a task asks for lines to be removed."""
-    return bool(_REMOVES_LINES.search(task)) and not _REPLACES.search(task)
-
-
 def deletes(name: str) -> bool:
     """Whether a tool deletes something, by its name."""
     return bool(_DELETES.search(name))
@@ -222,13 +211,12 @@ def _fitting(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
     writes = any(spec.name == "replace_text" for spec in offered)
     wanted = (
         ("append_text", files == 1 and _APPENDS.search(task) and not _REPLACES.search(task)),
-        ("remove_lines", removes_lines(task)),
         ("replace_text", _REPLACES.search(task) and not _RENAMES_FILE.search(task)),
         ("compare_files", not writes and files >= 2 and _COMPARES.search(task)),
         ("total_column", not writes and ".csv" in task.lower() and _TOTALS.search(task)),
         ("count_files", not writes and _COUNTS.search(task)),
         ("find_commits", not writes and _CHANGING_COMMIT.search(task)),
-        ("find_text", not writes and (_IN_LOG.search(task) or (not files and named))),
+        ("find_text", not writes and not files and named),
         ("read_files", not writes and (files >= 2 or _EACH_FOLDER.search(task) or (not files and _reads_all(task)))),
     )
     for name, fits in wanted:
@@ -285,7 +273,8 @@ def _in_folder(spec: ToolSpec, task: str) -> ToolSpec:
 
     Where each folder has a file of the same name, that is what is read.
     """
-    folders = {next(filter(None, match.groups())).strip("/") for match in _FOLDER_NAME.finditer(task)}
+    found = (next(filter(None, match.groups())).strip("/") for match in _FOLDER_NAME.finditer(task))
+    folders = {each for each in found if not _NO_FOLDER.fullmatch(each)}
     files = set(_FILE.findall(task))
     if len(files) == 1 and _EACH_FOLDER.search(task):
         wanted = [f"{folder}/*/{file}" for folder in folders for file in files] or [f"*/{file}" for file in files]

@@ -128,41 +128,6 @@ def replace_where(text: str, old: str, new: str, task: str) -> Replaced | None:
     return Replaced("".join(lines), 1)
 
 
-def replace_named(text: str, old: str, new: str, task: str) -> Replaced | None:
-    """Replace a number only in the lines that hold what the task says of it: `year` in "the year from 2010 to 2017".
-
-    None if the task does not say it so.
-    """
-    said = re.search(
-        rf"\bthe (?P<thing>[^.\n]{{1,60}}?) from \W?{re.escape(old)}\W? to \W?{re.escape(new)}(?!\w)",
-        task,
-        re.IGNORECASE,
-    )
-    if said is None or re.search(r"[^\W\d_]", old):
-        return None
-    words = set(_WORD.findall(said["thing"].casefold()))
-    lines = text.splitlines(keepends=True)
-    made = {
-        number: replace_all(line, old, new)
-        for number, line in enumerate(lines)
-        if old in line and words & {*_WORD.findall(line.casefold())}
-    }
-    count = sum(each.count for each in made.values())
-    return Replaced("".join(made[number].text if number in made else line for number, line in enumerate(lines)), count)
-
-
-def remove_lines(text: str, held: str) -> Replaced:
-    """Remove the lines that hold a text; a word only where it is a whole one."""
-    lines = text.splitlines(keepends=True)
-    having = [line for line in lines if held in line]
-    if _WORD.fullmatch(held):
-        whole = re.compile(rf"(?<!\w){re.escape(held)}(?!\w)")
-        having = [line for line in having if whole.search(line)]
-    gone = set(having)
-    left = sum(held in line and line not in gone for line in lines)
-    return Replaced("".join(line for line in lines if line not in gone), len(having), left)
-
-
 def add_at_end(text: str, lines: str) -> str:
     """The text with these lines after its last one, with the line ends that it has."""
     end = "\r\n" if text.count("\r\n") == text.count("\n") > 0 else "\n"
@@ -346,7 +311,7 @@ def join_tables(texts: Mapping[str, str]) -> str:
     else:
         tables = {path: _rows(text) for path, text in texts.items()}
         heading = next(iter(tables.values()))[0]
-        if any(_decimal(cell) is not None for cell in heading):
+        if any(_decimal(cell) is not None and not _YEAR.fullmatch(cell) for cell in heading):
             raise ValueError("These files have no heading. Name one of them.")
         rows = [heading, *(row for table in tables.values() for row in table[1:])]
         odd = next((path for path, table in tables.items() if table[0] != heading), "")
@@ -376,7 +341,8 @@ def add_up(text: str, column: str, where: str = "") -> str:
 def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
     taken = rows[1:]
     named = column.strip().casefold()
-    holding = {key for row in taken for key, cell in enumerate(row) if named and cell.strip().casefold() == named}
+    is_word = bool(named) and _decimal(named) is None
+    holding = {key for row in taken for key, cell in enumerate(row) if is_word and cell.strip().casefold() == named}
     if not where.strip() and _find_column(rows[0], column) is None and len(holding) == 1:
         where = f"{rows[0][holding.pop()]}={column}"  # small models name a value, as of a customer
     if where.strip():

@@ -392,7 +392,7 @@ class ToolExecutor:
         text = f"{prompts.SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         changes = await self._changes(prepared, held, result, inner=inner)
         is_seen = changes not in ("", f"\n{prompts.CHANGED_NOTHING}")  # the watch of files knows better
-        shows_output = any(map(_PROGRAM.search, prepared.arguments))  # of a command or a query
+        shows_output = any(map(_PROGRAM.fullmatch, prepared.arguments))  # of a command or a query
         failed = writes and not (result.is_error or is_seen or shows_output) and says_failed(result.text)
         await self._tell(
             events.CallFinished(

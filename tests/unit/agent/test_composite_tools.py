@@ -377,6 +377,7 @@ async def test_removed_comments_of_two_dashes_are_no_heads_of_files() -> None:
     for text, hits in (
         ("cache_size", "a.sql: --- cache_size is 3\na.sql: -SET cache_size = 3;"),
         ("old.sql", "a.sql: renamed from old.sql"),
+        ("a.sql", "a.sql: renamed from old.sql"),
     ):
         call = ToolCall("c1", "find_commits", json.dumps({"text": text, "repository": "."}))
         assert (await tools.run(call, inner=inner)).data.endswith(f"hash: {SHAS[0]}\n{hits}")
@@ -441,21 +442,6 @@ async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
     assert (await disk.call("read_files", tools=tools, paths=["jobs/1.txt"])).is_error
     many = Disk({f"jobs/{number}.txt": "x" for number in range(100, 121)})
     assert (await many.call("read_files", paths=["jobs/1.txt"])).is_error
-
-
-async def test_lines_are_removed_from_all_files_of_a_folder() -> None:
-    disk = Disk({"src/a.py": "x\ndebug(1)\n", "src/b.py": "y\n", "src/c.py": "debug(2)\nz\n"})
-    tools = CompositeTools(ToolSet((READ, LIST, WRITE)).tools, task="Remove all lines that call debug in src.")
-    found = await disk.call("remove_lines", tools=tools, path="src", text="debug(")
-
-    assert disk.files == {"src/a.py": "x\n", "src/b.py": "y\n", "src/c.py": "z\n"}
-    assert found.text == "2 files changed.\nsrc/a.py: 1 line removed\nsrc/c.py: 1 line removed"
-    assert "-debug(2)" in found.data
-    for text in ("debug(", " ", "a\nb", "y", "x = 1"):
-        assert (await disk.call("remove_lines", tools=tools, path="src", text=text)).is_error
-    assert (await disk.call("remove_lines", tools=tools, path=".", text="debug")).is_error
-    assert disk.files["src/b.py"] == "y\n"
-    assert "remove_lines" not in names(composites())
 
 
 async def test_files_are_counted_by_extension() -> None:

@@ -26,8 +26,6 @@ WRITING = [ToolSpec("replace_text", "", PATH), *READING]
         ("List all TODOs with their files.", "find_text"),
         ('Find the sentence "the gate opens at dawn".', "find_text"),
         ("Which letters mention the order K-6638?", "find_text"),
-        ("Five orders failed according to the file shop.log. Give me their numbers.", "find_text"),
-        ("How many errors are in app.log?", "find_text"),
         ("Read a.txt, b.txt and c.txt into one table.", "read_files"),
         ("What is the status in each of the files in jobs?", "read_files"),
         ("Which file in the folder scores has the highest score?", "read_files"),
@@ -182,6 +180,7 @@ READ_FILES = ToolSpec(
         ("Which files in the folder mention Bo? List all files.", None),
         ("Sum up all notes in the folder containing the logs.", None),
         ("List all files in the folder you find.", None),
+        ("What do all the files in the folder contain?", None),
         ("Read all notes in the folder `My Notes`.", ["My Notes"]),
         ("Each folder here has a README.md that names its owner. Who owns which folder?", ["*/README.md"]),
         ("Each folder in services/ has a conf.ini. Which port is in which?", ["services/*/conf.ini"]),
@@ -222,15 +221,10 @@ DIFF = ToolSpec("git__git_diff_unstaged", "", NONE)
         ("What commit changed the default port?", "find_commits"),
         ("Who made the commit that adds the saffron? The git repository is in the folder repo.", "find_commits"),
         ("In repo, a setting was changed and not committed yet. What are its old and its new value?", DIFF.name),
-        ("Show the unstaged changes.", DIFF.name),
-        ("Remove all lines that call debug from the file store.py.", "remove_lines"),
-        ("Delete every row with Meyer in orders.csv.", "remove_lines"),
-        ("Drop the lines containing TODO from a.txt.", "remove_lines"),
     ],
 )
-def test_commits_changes_and_lines_have_tools_of_their_own(task: str, tool: str) -> None:
-    more = [ToolSpec(name, "", PATH) for name in ("find_commits", "remove_lines")]
-    offered = [*more, DIFF, *(WRITING if tool == "remove_lines" else READING)]
+def test_commits_and_changes_have_tools_of_their_own(task: str, tool: str) -> None:
+    offered = [ToolSpec("find_commits", "", PATH), DIFF, *READING]
     assert [spec.name for spec in first_tools(task, offered)] == [tool]
 
 
@@ -241,21 +235,12 @@ def test_commits_changes_and_lines_have_tools_of_their_own(task: str, tool: str)
         "Which commits did Ana make?",
         "Which files have uncommitted changes?",
         "What was staged but not committed? Give old and new values.",
-        "Remove the line break in a.txt.",
-        "Remove a.txt.",
-        "Remove the # from each line of a.txt.",
-        "Strip spaces from all lines of a.txt.",
-        "Remove duplicate lines from a.txt.",
-        "Remove all lines that do not contain ERROR from a.log.",
-        "Remove the row with id 5 from the users table.",
-        "Remove the last line with x from a.txt.",
-        "Sort a.txt; do not remove any lines.",
+        "Show the staged and unstaged changes, with old and new values.",
     ],
 )
-def test_other_tasks_on_commits_and_lines_are_free(task: str) -> None:
-    more = [ToolSpec(name, "", PATH) for name in ("find_commits", "remove_lines")]
-    found = [spec.name for spec in first_tools(task, [*more, DIFF, *READING])]
-    assert found not in (["find_commits"], ["remove_lines"], [DIFF.name])
+def test_other_tasks_on_commits_are_free(task: str) -> None:
+    found = [spec.name for spec in first_tools(task, [ToolSpec("find_commits", "", PATH), DIFF, *READING])]
+    assert found not in (["find_commits"], [DIFF.name])
 
 
 @pytest.mark.parametrize(("result", "done"), [("Unstaged changes:\n", False), ("@@ -1 +1 @@\n-a\n+b", True)])

@@ -103,39 +103,8 @@ def test_a_value_in_place_of_a_column_is_the_condition() -> None:
     for column in ("Max", "total"):
         with pytest.raises(ValueError, match=f"no column '{column}'"):
             text_operations.add_up(orders, column)
-    with pytest.raises(ValueError, match="no column '4'"):  # in two columns
-        text_operations.add_up(orders.replace("3,Kofi", "4,Kofi"), "4")
-
-
-@pytest.mark.parametrize(
-    ("task", "text", "wanted"),
-    [
-        (
-            "Change the copyright year from 2010 to 2017.",
-            "Since 2010.\nCopyright 2010 Bo\n",
-            "Since 2010.\nCopyright 2017 Bo\n",
-        ),
-        ("Change the timeout from '2010' to '2017'.", "timeout: 2010\nretry: 2010\n", "timeout: 2017\nretry: 2010\n"),
-        ("Change the year from 2010 to 2017.", "Since 2010.\n(c) 2010\n", "Since 2010.\n(c) 2010\n"),
-        ("Change the year from 2010 to 2017.", "year 2010\nyear: 2010\n", "year 2017\nyear: 2017\n"),
-        ("Change 2010 to 2017.", "year 2010\n2010\n", None),
-        ("Change the year from 2010 to 2018.", "year 2010\n2010\n", None),
-    ],
-)
-def test_only_what_the_task_speaks_of_is_replaced(task: str, text: str, wanted: str | None) -> None:
-    made = text_operations.replace_named(text, "2010", "2017", task)
-    assert (made and made.text) == wanted
-    assert (
-        text_operations.replace_named("# the count\ncount = 1\n", "count", "total", "the count from count to total")
-        is None
-    )
-
-
-def test_lines_that_hold_a_text_are_removed_and_longer_words_stay() -> None:
-    text = "a\r\ndebug(1)\r\ndebugger\r\nlast debug"
-    assert text_operations.remove_lines(text, "debug") == text_operations.Replaced("a\r\ndebugger\r\n", 2, 1)
-    assert text_operations.remove_lines(text, "bugg").count == 0  # a part of a word
-    assert text_operations.remove_lines(text, "none").count == 0
+    with pytest.raises(ValueError, match="no column '4'"):  # a number may stand anywhere
+        text_operations.add_up(orders, "4")
 
 
 def test_equal_texts_have_no_difference() -> None:
