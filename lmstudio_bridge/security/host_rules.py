@@ -247,9 +247,9 @@ def _read(path: Path, warnings: list[str]) -> Mapping[str, Any]:
         root = load_commented(read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig"))
         if not isinstance(root, dict):
             raise ValueError("it is not a JSON object")
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
     except (OSError, ValueError, RecursionError) as exc:
+        if isinstance(exc, FileNotFoundError | NotADirectoryError) and not path.is_symlink():
+            return {}
         warnings.append(f"Claude Code's settings file {path} cannot be read, so its rules do not hold in runs: {exc}.")
         return {}
     return root

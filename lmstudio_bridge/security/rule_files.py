@@ -102,7 +102,7 @@ def _is_there(path: Path) -> bool:
 
 def _read(path: Path, *, around: Surroundings) -> Rules:
     try:
-        text = read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8")
+        text = read_bounded(path, max_bytes=MAX_BYTES).decode("utf-8-sig")
         root = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         found = _POSITION.search(str(exc))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
@@ -22,6 +21,7 @@ from lmstudio_bridge.lmstudio.queue import DEFAULT_PARALLEL
 from lmstudio_bridge.messages import ChatRequest, Completion, ToolSpec, UserMessage
 from lmstudio_bridge.runs.preparation import SMALL_CONTEXT
 from lmstudio_bridge.security.permissions import is_here
+from lmstudio_bridge.security.sandbox import find_program
 from lmstudio_bridge.settings import Settings, Surroundings
 from lmstudio_bridge.text import counted
 
@@ -70,7 +70,7 @@ async def check_engine(client: LLMClient, settings: Settings, around: Surroundin
     checks = list(_check_model(choice, settings, jit=jit))
     if catalog.source != "/v1/models" and is_here(settings.root_url):
         instance = choice.instance.id if choice.instance else None
-        checks += [check async for check in check_lms(around.environ, instance=instance)]
+        checks += [check async for check in check_lms(around, instance=instance)]
     for check in sorted(checks, key=attrgetter("area")):  # "lm_studio" comes before "model"
         yield check
 
@@ -99,7 +99,7 @@ def _unreachable(exc: LLMError, settings: Settings, around: Surroundings) -> Che
 
 def is_installed(around: Surroundings) -> bool:
     """Whether LM Studio seems to be installed: its command, its folder, or its app exists."""
-    if shutil.which("lms", path=around.environ.get("PATH", "")):
+    if find_program("lms", around):
         return True
     below = (".lmstudio", ".cache/lm-studio", "AppData/Local/Programs/LM Studio", "Applications/LM Studio.app")
     paths = [around.home / name for name in below] if around.home else []
@@ -254,20 +254,20 @@ async def _call(client: LLMClient, settings: Settings) -> Completion:
 
 
 async def check_lms(
-    environ: Mapping[str, str], *, instance: str | None, limit: float = _LMS_TIMEOUT
+    around: Surroundings, *, instance: str | None, limit: float = _LMS_TIMEOUT
 ) -> AsyncIterator[Check]:
     """What the command `lms` knows and HTTP does not: the version, and whether the loaded model `instance` expires.
 
     Best effort: nothing is reported if the command is missing, slow, or prints something else. The formats are those
     of `lms ps --json` and `lms daemon status --json` of August 2026.
     """
-    command = shutil.which("lms", path=environ.get("PATH", ""))
+    command = find_program("lms", around)
     if command is None:
         return
-    status = await _ask(command, "daemon", "status", "--json", environ=environ, limit=limit)
+    status = await _ask(command, "daemon", "status", "--json", environ=around.environ, limit=limit)
     if isinstance(status, dict) and isinstance(version := status.get("version"), str):
         yield Check("lm_studio", "LM Studio's version", "ok", version[:40])
-    loaded = await _ask(command, "ps", "--json", environ=environ, limit=limit)
+    loaded = await _ask(command, "ps", "--json", environ=around.environ, limit=limit)
     for model in loaded if isinstance(loaded, list) else ():
         if not isinstance(model, dict) or model.get("identifier") != instance:
             continue

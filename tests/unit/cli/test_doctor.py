@@ -277,11 +277,20 @@ async def test_an_lms_that_tells_nothing_is_let_be(home: Home, ps: str) -> None:
 async def test_an_lms_that_hangs_or_cannot_be_started_is_given_up(home: Home) -> None:
     path = home.write("bin/lms", "#!/bin/sh\nexec sleep 600\n")
     path.chmod(0o755)
-    environ = {"PATH": f"{path.parent}:/usr/bin:/bin"}
+    around = Surroundings(home.project, {"PATH": f"{path.parent}:/usr/bin:/bin"})
     async with asyncio.timeout(PATIENCE):
-        assert [check async for check in check_lms(environ, instance=MODEL, limit=0.1)] == []
+        assert [check async for check in check_lms(around, instance=MODEL, limit=0.1)] == []
     path.write_bytes(b"\x7fELF")
-    assert [check async for check in check_lms(environ, instance=MODEL)] == []
+    assert [check async for check in check_lms(around, instance=MODEL)] == []
+
+
+async def test_an_lms_of_the_project_is_not_run(home: Home) -> None:
+    path = home.write("project/.venv/bin/lms", "#!/bin/sh\ntouch $HOME/mark\n")
+    path.chmod(0o755)
+    around = Surroundings(home.project, {"PATH": f"{path.parent}:/usr/bin:/bin", "HOME": str(home.folder)})
+
+    assert [check async for check in check_lms(around, instance=MODEL)] == []
+    assert not (home.folder / "mark").exists()
 
 
 # -- MCP servers ---------------------------------------------------------------------------------------------------

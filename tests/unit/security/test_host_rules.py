@@ -430,10 +430,14 @@ def test_rules_hold_also_where_comments_and_trailing_commas_make_the_file_invali
     assert [rule.text for rule in load(project).rules] == ["Read(//srv/a)", "mcp__fs__read_file"]
 
 
-def test_a_file_that_cannot_be_read_is_a_warning(project: Path) -> None:
+@pytest.mark.parametrize("kind", ["invalid", "dead link"])
+def test_a_file_that_cannot_be_read_is_a_warning(project: Path, kind: str) -> None:
     path = project / ".claude" / "settings.json"
     path.parent.mkdir()
-    path.write_text('{"permissions": ', encoding="utf-8")
+    if kind == "dead link":
+        path.symlink_to("nowhere")
+    else:
+        path.write_text('{"permissions": ', encoding="utf-8")
 
     [warning] = load(project).warnings
     assert f"{path} cannot be read, so its rules do not hold in runs" in warning

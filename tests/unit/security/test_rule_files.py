@@ -197,6 +197,12 @@ def test_the_example_of_sandboxes_is_read(desk: Desk) -> None:
     assert desk.load().rules.sandboxes == {"git": Sandbox(), "tickets": tickets, "weather": None}
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(desk: Desk) -> None:
+    desk.write(desk.own, '\ufeffdeny = ["fs/write_file"]')
+
+    assert [rule.verb for rule in desk.load().rules.rules] == ["deny"]
+
+
 def test_a_file_that_is_no_text_is_an_error(desk: Desk) -> None:
     path = desk.write(desk.own, "")
     path.write_bytes(b"\xff\xfe")
