@@ -253,9 +253,7 @@ async def _call(client: LLMClient, settings: Settings) -> Completion:
 # -- lms --------------------------------------------------------------------------------------------------------
 
 
-async def check_lms(
-    around: Surroundings, *, instance: str | None, limit: float = _LMS_TIMEOUT
-) -> AsyncIterator[Check]:
+async def check_lms(around: Surroundings, *, instance: str | None, limit: float = _LMS_TIMEOUT) -> AsyncIterator[Check]:
     """What the command `lms` knows and HTTP does not: the version, and whether the loaded model `instance` expires.
 
     Best effort: nothing is reported if the command is missing, slow, or prints something else. The formats are those
