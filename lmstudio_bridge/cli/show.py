@@ -225,12 +225,16 @@ def _tell_undone(folder: Path, run_id: str) -> None:
 
 def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redactor: Redactor) -> int:
     """Undo what all items changed, the last first; if all is undone, take that back."""
-    from lmstudio_bridge.runs.changes import may_have_changed, standing_changes, was_cut_off
+    from lmstudio_bridge.runs.changes import Copies, lost_changes, may_have_changed, standing_changes, was_cut_off
 
     check_not_active(folder, stored.run_id)
     items = item_runs(folder, stored)
-    changed = [run for run in items if may_have_changed(run.events)]
-    standing = [run for run in reversed(changed) if standing_changes(run.events) or was_cut_off(run.events)]
+    lost = [run for run in items if run.cut and run.outcome.access == "write" and lost_changes(run.events)]
+    known = [run for run in lost if Copies(copies_folder(folder, run.run_id)).read_note()]
+    changed = [run for run in items if may_have_changed(run.events) or run in known]
+    standing = [
+        run for run in reversed(changed) if standing_changes(run.events) or was_cut_off(run.events) or run in known
+    ]
     to_undo = [run for run in standing if not _only_reverts(folder, run, redactor)]
     runs = to_undo or changed
     _say_folder(*(event.folder for run in runs for event in run.events if isinstance(event, FilesChanged)))
@@ -243,6 +247,7 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
     others = [run for run in items if run not in changed] if to_undo or not changed else []
     told = (event for run in others for event in run.events if isinstance(event, FilesChanged))
     left = dict.fromkeys(each for event in told for each in event.not_kept)
+    left |= {f"what run {run.run_id} changed is not known: {run.cut}": None for run in others if run in lost}
     _say_left(left)
     if not runs:
         return EXIT_FAILED if left else EXIT_OK
@@ -300,17 +305,19 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool,
         recalled = recall_changes(copies, redact=redactor.redact)
         if recalled is not None:
             events.append(recalled)
-            print(f"{reason} Changes that others made since then are undone, too.", file=sys.stderr)
+            more = " What came after that is not known and was left alone." if stored.cut else ""
+            print(f"{reason}{more} Changes that others made since then are undone, too.", file=sys.stderr)
         elif not any(isinstance(event, FilesChanged) for event in events):
             print(f"It is not known what this run changed: {reason}", file=sys.stderr)
             return EXIT_FAILED
+    is_part = bool(recalled and stored.cut)
     plan = plan_undo(events, copies=copies, redact=redactor.redact)
     planned = FilesChanged(str(plan.folder), plan.changes)
     _say_folder(planned.folder if plan.steps or plan.left else "")
     print(clean_text("\n".join(report.diff_lines([planned])) or "There is nothing to undo.")[0])
     _say_left(plan.left)
     if not plan.steps:
-        return EXIT_FAILED if plan.left else EXIT_OK
+        return EXIT_FAILED if plan.left or is_part else EXIT_OK
     if not yes and (refused := _refuses_undo()):
         return refused
     with open_journal(folder, stored.run_id) as journal:
@@ -324,7 +331,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool,
     _say_left(each for each in done.not_kept if each not in plan.left)
     again = f"To revert this: lmstudio-bridge runs undo {whole or stored.run_id}"
     print(journal.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)
-    return EXIT_FAILED if done.not_kept or journal.trouble else EXIT_OK
+    return EXIT_FAILED if done.not_kept or journal.trouble or is_part else EXIT_OK
 
 
 def _say_folder(*folders: str) -> None:

@@ -478,6 +478,7 @@ class DynamicAutonomousAgent:
             self.redactor.redact_fields(outcome),
             runner.servers or start.servers,
             kept=is_kept,
+            can_undo=runner.can_undo,
             items=replace(results, listed=self.redactor.redact_fields(results.listed)),
         )
 

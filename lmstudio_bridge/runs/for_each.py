@@ -71,7 +71,8 @@ class ItemRunner:
 
         `model` is the one that was asked for now.
 
-        `folder` is where the journals of items are; None if they do not hold whole runs.
+        `folder` is where the journals of items are; None if they do not hold whole runs. `can_undo` says afterwards
+        whether each of them does.
         """
         self._do_run = do_run
         self._run_id = start.run_id
@@ -82,6 +83,7 @@ class ItemRunner:
         self.folder = folder
         self._project = project
         self.servers = listed.servers or None
+        self.can_undo = True
         self.model = model or listed.model or None
         self._options: dict[str, Any] = {
             "max_rounds": start.max_rounds,
@@ -120,6 +122,7 @@ class ItemRunner:
         file = item if self._options["access"] == "read" and is_file(self._project, item) else ""
         report = await self._do_run(request, ItemRun(run_id, self._task, tools_for, file=file, limit=self._limit))
         self.servers = self.servers or report.servers
+        self.can_undo &= report.can_undo
         return dataclasses.replace(report.outcome, changes=(*earlier, *report.outcome.changes))
 
     def _earlier(self, run_id: str) -> StoredRun | None:

@@ -16,12 +16,16 @@ from lmstudio_bridge.events import (
     FilesChanged,
     ItemFinished,
     ItemsListed,
+    JournalCut,
     Outcome,
     RunFinished,
     RunStarted,
 )
-from lmstudio_bridge.runs.changes import look_at
-from lmstudio_bridge.runs.journal import open_journal
+from lmstudio_bridge.messages import ServerTool
+from lmstudio_bridge.runs.changes import ChangeRecorder, Copies, look_at
+from lmstudio_bridge.runs.journal import copies_folder, open_journal
+from lmstudio_bridge.security.access import Policy
+from lmstudio_bridge.security.workspace import make_workspace
 from tests.unit.cli.test_terminal import Terminal
 
 ID = "20260101-000000-aaaaa"
@@ -81,3 +85,44 @@ def test_only_an_undo_says_what_it_does_not_cover_not_its_revert(
 
     assert [main(["runs", "undo", ID, "--yes"]) for _ in range(3)] == [1, 0, 1]
     assert not (project / "new.md").exists()
+
+
+@pytest.mark.parametrize(("number", "is_known"), [("", True), ("-1", True), ("-1", False)])
+async def test_an_undo_says_where_a_journal_that_is_not_whole_leaves_changes_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: str,
+    is_known: bool,
+) -> None:
+    monkeypatch.setenv("LMSTUDIO_BRIDGE_HOME", str(tmp_path / "home"))
+    runs, project = tmp_path / "home" / "runs", tmp_path / "project"
+    project.mkdir()
+    (project / "new.md").write_text("old", encoding="utf-8")
+    policy = Policy("write", workspace=make_workspace([project]), local={"fs": project})
+    recorder = ChangeRecorder(policy, copies=Copies(copies_folder(runs, ID + number)), redact=str)
+    await recorder.before_call(ServerTool("fs", "write_file"), {"path": "new.md"})
+    (project / "new.md").write_text("new", encoding="utf-8")
+    if not is_known:
+        recorder.forget()
+    state, _ = look_at(project, max_bytes=100)
+    start, end = RunStarted(ID, "Each", (), 8, "2026-01-01T00:00:00+00:00", "write"), RunFinished("answered", "", "", 1)
+    told: dict[str, Event] = {ID + number: JournalCut("The disk is full.")}
+    if number:
+        (project / "made").mkdir()
+        told[ID] = ItemsListed(("a", "b"), "", (), "", None, "")
+        told[f"{ID}-2"] = FilesChanged(str(project), (FileChange("made", "created", "", state),))
+    for name, event in told.items():
+        with open_journal(runs, name) as journal:
+            for each in (replace(start, run_id=name), event, end):
+                journal.keep(each)
+
+    assert main(["runs", "undo", ID, "--yes"]) == 1
+    assert (project / "new.md").read_text(encoding="utf-8") == ("old" if is_known else "new")
+    assert not (project / "made").exists()
+    known = "The disk is full. What came after that is not known and was left alone."
+    unknown = f"Left alone: what run {ID}-1 changed is not known: The disk is full."
+    assert (known if is_known else unknown) in capsys.readouterr().err
+    assert main(["runs", "undo", ID, "--yes"]) == 0, "that is taken back"
+    assert (project / "new.md").read_text(encoding="utf-8") == "new"
+    assert (project / "made").exists() is bool(number)

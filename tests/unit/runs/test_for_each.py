@@ -34,12 +34,14 @@ from lmstudio_bridge.events import (
     Stop,
     Tally,
 )
-from lmstudio_bridge.runs.for_each import MAX_ALIKE, run_items
+from lmstudio_bridge.runs.for_each import MAX_ALIKE, ItemRunner, run_items
 from lmstudio_bridge.runs.html import item_cells, render_run, tell_story
 from lmstudio_bridge.runs.item_rows import fitting_table, item_rows, rows_as_csv
 from lmstudio_bridge.runs.items_report import ItemsReport
 from lmstudio_bridge.runs.journal import open_journal, read_timed_events
 from lmstudio_bridge.runs.progress import describe
+from lmstudio_bridge.runs.report import RunReport
+from lmstudio_bridge.runs.request import ContinueRequest, ItemRun, RunRequest
 from lmstudio_bridge.runs.resume import find_run, read_run
 
 RUN = "20260101-000000-aaaaa"
@@ -461,6 +463,24 @@ def test_the_outcome_adds_up_the_items_since_the_run_last_went_on() -> None:
     assert not outcome.nothing_changed, "that is said of each item"
     assert tally.items is not None
     assert (tally.items.to_do(), tally.items.failed(), tally.items.now) == ([2], [2], [1, 2])
+
+
+async def test_no_undo_is_offered_where_the_journal_of_an_item_is_not_whole() -> None:
+    async def do_run(request: RunRequest | ContinueRequest, item: ItemRun) -> RunReport:
+        return RunReport(item.run_id, DONE, (), can_undo=not item.run_id.endswith("-1"))
+
+    start = RunStarted(RUN, "t", (), 8, "", "write")
+    runner = ItemRunner(
+        do_run, start=start, task="t", listed=listed(2), model=None, first=start, folder=None, project=Path("/")
+    )
+    for number in (1, 2):
+        await runner.run(number)
+    changed = replace(DONE, changes=(FileChange("a.txt", "created", kept=True),))
+    items = ItemResults(listed(2), {1: changed}, now=[1])
+    told = ItemsReport(RUN, changed, (), items=items, can_undo=runner.can_undo).text()
+
+    assert "Changed: a.txt" in told
+    assert "Undo with" not in told
 
 
 def test_what_was_undone_does_not_count_as_changed_when_the_run_goes_on() -> None:
