@@ -621,7 +621,7 @@ class Tally:
             case CallStarted():
                 self._made.start(event)
             case RunStarted(task=brief) | RunContinued(instructions=brief):
-                was_undone = self._undone
+                was_undone = self._undone and not self._files.not_kept  # a mail cannot be put back
                 self._begin()
                 self._continued = isinstance(event, RunContinued)
                 self._brief = len(brief) + OWN_TOOLS * event.is_first

@@ -359,7 +359,8 @@ async def _read_files(files: _Files, paths: Sequence[str], *, task: str) -> Comp
         raise ValueError(f"No file was read{found.problems()}.")
     is_short = len(found.texts) > 1 and all(text.count("\n") <= _SHORT_FILE for text in found.texts.values())
     data = "\n".join(_with_name(path, text.rstrip(), each_line=is_short) for path, text in found.texts.items())
-    head = f"{guessed}{counted(len(found.texts), 'file')} read{found.problems()}."
+    left_out = f"; {counted(len(files.binaries), 'file')} without text left out" if files.binaries else ""
+    head = f"{guessed}{counted(len(found.texts), 'file')} read{found.problems()}{left_out}."
     return CompositeResult(head, data, seen=tuple(found.texts.items()), looked_at=tuple(found.texts))
 
 
@@ -403,14 +404,23 @@ async def _count_files(files: _Files, folder: str) -> CompositeResult:
     return CompositeResult(text, lines, seen=(("count_files", "\n".join([text, lines, *paths])),))
 
 
+def _is_beside(path: str, others: Iterable[str]) -> bool:
+    """Whether a file is in the same folder as all of the others, and has the same extension."""
+    return {(other.rpartition("/")[0], PurePosixPath(other).suffix) for other in (path, *others)} == {
+        (path.rpartition("/")[0], PurePosixPath(path).suffix)
+    }
+
+
 async def _total_column(files: _Files, path: str, column: str, where: str) -> CompositeResult:
     path = _tidy(path)
     found = await files.read([path])
     if not found.texts and not _MISSING.search(found.failed[path]):
         found = await files.read_below(path)  # a folder
+        if odd := next((each for each in (*files.binaries, *found.texts) if not _is_beside(each, found.texts)), ""):
+            raise ValueError(f"{path} holds files of several kinds or folders, such as {odd}. Name one file.")
     if not found.texts or found.failed:  # a sum without them would be wrong
         raise ValueError(f"{path} was not added up{found.problems()}")
-    content = found.texts[path] if path in found.texts else text_operations.join_tables(found.texts)
+    content = found.texts[path] if path in found.texts else text_operations.join_settings(found.texts)
     files_of = "" if path in found.texts else f" ({counted(len(found.texts), 'file')})"
     text = f"{path}{files_of}: {text_operations.add_up(content, column, where)}"
     return CompositeResult(text, seen=(*found.texts.items(), ("total_column", text)), looked_at=tuple(found.texts))
@@ -523,6 +533,7 @@ class _Files:
         self._inner = inner
         self._holds = holds
         self.unlisted: dict[str, str] = {}  # folders below one that was walked, and why they could not be listed
+        self.binaries: list[str] = []  # files below a folder that were not read
         self.skipped: list[str] = []  # folders that were left aside
 
     async def read_one(self, path: str) -> str:
@@ -564,13 +575,14 @@ class _Files:
         if "*" in path:
             return await self.read(await self.match(path))
         try:
-            found = [each for each in await self.walk(path) if not _BINARY.fullmatch(PurePosixPath(each).suffix)]
+            walked = await self.walk(path)
         except ValueError:
             files = await self.read([_tidy(path)])
             if not files.texts:
                 raise
             return files
-        files = await self.read(found)
+        self.binaries = [each for each in walked if _BINARY.fullmatch(PurePosixPath(each).suffix)]
+        files = await self.read([each for each in walked if each not in set(self.binaries)])
         return _Found(files.texts, {**self.unlisted, **files.failed})
 
     async def match(self, pattern: str) -> list[str]:

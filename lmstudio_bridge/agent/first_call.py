@@ -35,12 +35,15 @@ _APPENDS = re.compile(
 _RENAMES_FILE = re.compile(r"\b(?:rename|move) (?:the )?(?:file|folder)\b", re.IGNORECASE)
 _MOVES = re.compile(r"(?:^|_)(?:move|rename)(?:_|$)")
 _FOLDER = re.compile(r"\b(?:folder|directory)\b", re.IGNORECASE)
-_FOLDER_NAME = re.compile(  # "in the folder jobs, …", "of the directory `a b`", "in docs/"
+_FOLDER_NAME = re.compile(  # "in the folder jobs?", "of the directory `a b`", "in docs/."
     r"\b(?:in|of|from|below|under|inside) (?:the |this )?(?:folder|directory)(?: (?:named|called))?"
-    r" (?:[\"'`](?P<quoted>[^\"'`\n]{1,100})[\"'`]"
-    r"|(?P<plain>[\w][\w./-]*\w)(?=[.,;:?!]*(?:\s*\Z|\n)|[,;:?!]|\.\s|\s(?:has|have|by|and|into|as|to|with|is|are)\b)"
-    r")"
-    r"|(?<![\w./-])(?P<slash>[\w.-]{2,}(?:/[\w.-]+)*/)(?![\w*])",
+    r" (?:[\"'`](?P<quoted>[^\"'`\n]{1,100})[\"'`]|(?P<plain>[\w][\w./-]*\w)"
+    r"(?=[.?!;:]?(?:\s*\Z|\n)|[.?!;:]\s|\s(?:has|have|by)\b))"
+    r"|(?<![\w./-])(?P<slash>[\w.-]{2,}(?:/[\w.-]+)*/)(?=[.?!;:]?(?:\s*\Z|\n)|[.?!;:]\s|\s(?:has|have)\b)",
+    re.IGNORECASE,
+)
+_NOT_ALL_THERE = re.compile(  # the task is about more than that folder, or about less
+    r"\b(?:except|but|not|without|others?|outside|leave|than|compar\w*|into|refers?|folders|directories)\b",
     re.IGNORECASE,
 )
 _NO_FOLDER = re.compile(  # words that may stand there
@@ -67,10 +70,11 @@ _NEWEST_COMMIT = re.compile(
     r"\b(?:last|latest|newest|most recent) commit\b",
     re.IGNORECASE,
 )
-_CHANGING_COMMIT = re.compile(
-    r"\b(?:which|what|find the|name the|the) commits?\b[^.?!\n]{0,30}?"
+_CHANGING_COMMIT = re.compile(  # the one that did something, not all, nor the last
+    r"\A(?!.*\b(?:last|latest|newest|most|more|recent\w*|by)\b).*\b(?:which|what|the) commit\b(?! [0-9a-f]{7})"
+    r"[^.?!\n]{0,30}?"
     r"\b(?:add|introduc|remov|delet|chang|renam|replac|set|bump|rais|lower|creat)\w*\b",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 _UNCOMMITTED = re.compile(  # whose old and new values are asked for
     r"\A(?=.*\bold\b)(?=.*\bnew\b)(?!.*(?:staged|untracked)).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b",
@@ -161,7 +165,9 @@ def is_done_by(task: str, tool: str, result: str = "") -> bool:
 
     Small models do not stop there: they read the same again file by file, and lose what they had.
     """
-    if _GOES_ON.search(task) or (_DIFFS.search(tool) and "@@" not in result):
+    if _GOES_ON.search(task) or _DIFFS.search(tool):
+        return False
+    if tool == "find_commits" and not ("1 commit, the oldest" in result and "; all " in result):
         return False
     needs_more = {"read_files": _TOTALS, "total_column": _OF_TWO}.get(tool)
     return needs_more is None or not needs_more.search(task)
@@ -278,7 +284,7 @@ def _in_folder(spec: ToolSpec, task: str) -> ToolSpec:
     files = set(_FILE.findall(task))
     if len(files) == 1 and _EACH_FOLDER.search(task):
         wanted = [f"{folder}/*/{file}" for folder in folders for file in files] or [f"*/{file}" for file in files]
-    elif files or not folders:
+    elif files or len(folders) != 1 or _NOT_ALL_THERE.search(task):
         return spec
     else:
         wanted = sorted(folders)

@@ -296,29 +296,19 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield whole, json.dumps(child, ensure_ascii=False)
 
 
-def join_tables(texts: Mapping[str, str]) -> str:
-    """One CSV text of several files: of tables with the same heading, or of files with settings, one row each.
+def join_settings(texts: Mapping[str, str]) -> str:
+    """One CSV text of files that hold the same settings, one row each.
 
     Raises:
-        ValueError: They are neither; the message names the first that does not fit.
+        ValueError: They do not; the message names the first that does not fit.
     """
     records = {path: _settings(text) or {} for path, text in texts.items()}
-    if all(records.values()):
-        names = next(iter(records.values()))
-        rows = [["file", *names]]
-        rows += [[path, *(record.get(name, "") for name in names)] for path, record in records.items()]
-        odd = next((path for path, record in records.items() if record.keys() != names.keys()), "")
-    else:
-        tables = {path: _rows(text) for path, text in texts.items()}
-        heading = next(iter(tables.values()))[0]
-        if any(_decimal(cell) is not None and not _YEAR.fullmatch(cell) for cell in heading):
-            raise ValueError("These files have no heading. Name one of them.")
-        rows = [heading, *(row for table in tables.values() for row in table[1:])]
-        odd = next((path for path, table in tables.items() if table[0] != heading), "")
-    if odd:
-        raise ValueError(f"{odd} has other columns than the files before it. Name one file.")
+    names = next(iter(records.values())).keys()
+    if odd := next((path for path, record in records.items() if not record or record.keys() != names), ""):
+        raise ValueError(f"{odd} does not hold the same `name: value` lines as the others. Name one file.")
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    rows = [[path, *(record[name] for name in names)] for path, record in records.items()]
+    csv.writer(text, lineterminator="\n").writerows([["file", *names], *rows])
     return text.getvalue()
 
 

@@ -25,7 +25,7 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also 
 _NUMBER = re.compile(r"[+-]?[\d.,]+(?:e[+-]?\d+)?%?", re.ASCII | re.IGNORECASE)
 _MOST_VALUES = 20  # different answers that are counted
 _LONGEST_VALUE = 60  # characters
-_LONGEST_COUNTS = 1_000
+_LONGEST_COUNTS = 1_500  # characters; one property always fits
 
 
 def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
@@ -119,23 +119,25 @@ def count_items(items: ItemResults) -> dict[str, int]:
 
 
 def count_answers(rows: Sequence[dict[str, Any]], schema: str = "") -> str:
-    """How often each answer was given, where there are few different ones, all short, as is the text; else "".
+    """How often each answer was given, where there are few different ones, all short; else "".
 
-    Of answers that are objects, each property is counted for which that is so, or whose values the schema lists.
+    Of answers that are objects, each property is counted for which that is so, or whose values the schema lists, as
+    long as there is room.
     """
     answers = [row["answer"] for row in rows]
     if not all(isinstance(answer, dict) for answer in answers):
         return _count_values(answers, most=len(answers) - 1)
     properties = json.loads(schema or "{}").get("properties", {})
-    counted = []
+    counted: list[str] = []
     for name in dict.fromkeys(name for answer in answers for name in answer):
         values = [answer[name] for answer in answers if name in answer]
         defined = properties.get(name) if isinstance(properties, dict) else None
         is_listed = isinstance(defined, dict) and "enum" in defined
         if counts := _count_values(values, most=len(values) if is_listed else len(values) // 2):
-            counted.append(f"{shortened(one_line(name), _LONGEST_VALUE)}: {counts}")
-    text = "; ".join(counted[:_MOST_VALUES])
-    return text if len(text) <= _LONGEST_COUNTS else ""
+            text = f"{shortened(one_line(name), _LONGEST_VALUE)}: {counts}"
+            if len("; ".join([*counted, text])) <= _LONGEST_COUNTS:
+                counted.append(text)
+    return "; ".join(counted)
 
 
 def _count_values(values: Sequence[Any], *, most: int) -> str:

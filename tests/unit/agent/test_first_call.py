@@ -174,9 +174,14 @@ READ_FILES = ToolSpec(
         ("What is the status in each of the files in the folder jobs?", ["jobs"]),
         ("Which file in the folder scores has the highest score?", ["scores"]),
         ("Sum up all notes in the directory `src/app`.", ["src/app"]),
-        ("List the titles of all pages in docs/", ["docs"]),
+        ("List the titles of all pages in docs/.", ["docs"]),
         ("Add up the totals of all bills in the folder bills.", ["bills"]),
-        ("Read all files of the folders aa/ and bb/.", ["aa", "bb"]),
+        ("Read all files of the folders aa/ and bb/.", None),
+        ("Read all files in docs/, src and old.", None),
+        ("Read all files in the folder docs and src.", None),
+        ("Summarise all notes except those in the folder old.", None),
+        ("Read all notes. Which of them should go into archive/?", None),
+        ("Sum up all files that refer to src/.", None),
         ("Which files in the folder mention Bo? List all files.", None),
         ("Sum up all notes in the folder containing the logs.", None),
         ("List all files in the folder you find.", None),
@@ -233,6 +238,9 @@ def test_commits_and_changes_have_tools_of_their_own(task: str, tool: str) -> No
     [
         "Which commit is the newest?",
         "Which commits did Ana make?",
+        "List the commits created by Ana.",
+        "What did the commit 0303030 change?",
+        "Which commit changed config.yaml last?",
         "Which files have uncommitted changes?",
         "What was staged but not committed? Give old and new values.",
         "Show the staged and unstaged changes, with old and new values.",
@@ -243,9 +251,18 @@ def test_other_tasks_on_commits_are_free(task: str) -> None:
     assert found not in (["find_commits"], [DIFF.name])
 
 
-@pytest.mark.parametrize(("result", "done"), [("Unstaged changes:\n", False), ("@@ -1 +1 @@\n-a\n+b", True)])
-def test_no_unstaged_change_is_no_answer_yet(result: str, done: bool) -> None:
-    assert is_done_by("What was changed and not committed?", DIFF.name, result) is done
+@pytest.mark.parametrize(
+    ("tool", "result", "done"),
+    [
+        (DIFF.name, "@@ -1 +1 @@\n-a\n+b", False),  # what is staged may be asked for, too
+        ("find_commits", "'x': 1 commit, the oldest first; all 5 commits searched:", True),
+        ("find_commits", "'x': 1 commit, the oldest first; the newest 100 commits searched:", False),
+        ("find_commits", "'x': 2 commits, the oldest first; all 5 commits searched:", False),
+        ("find_commits", "'x' was not found in a changed line or a message: all 5 commits searched.", False),
+    ],
+)
+def test_a_look_that_may_not_be_the_whole_is_no_answer_yet(tool: str, result: str, done: bool) -> None:
+    assert is_done_by("Which commit added x, and which setting was changed and not committed?", tool, result) is done
 
 
 COMPARE = ToolSpec(

@@ -176,7 +176,10 @@ async def test_what_a_part_made_up_is_told_if_it_stands_in_the_answer() -> None:
             [{f"{number:02}": "x" * 38 for number in range(20)}] * 2,
             "; ".join(f"{number:02}: 2 \N{MULTIPLICATION SIGN} {'x' * 38}" for number in range(20)),
         ),
-        ([{f"{number:02}": "x" * 43 for number in range(20)}] * 2, ""),
+        (
+            [{f"{number:02}": "x" * 58 for number in range(40)}] * 2,
+            "; ".join(f"{number:02}: 2 \N{MULTIPLICATION SIGN} {'x' * 58}" for number in range(22)),
+        ),
         (["a", "b"], ""),
         ([], ""),
         (["x" * 61] * 2, ""),
