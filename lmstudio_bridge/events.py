@@ -132,7 +132,7 @@ class Outcome:
     undone: bool = False
     continued: bool = field(default=False, compare=False)
     outside: bool = field(default=False, compare=False)  # it failed because of LM Studio or a server
-    gone: str = field(default="", compare=False)  # why no call of a server worked, if it is gone
+    gone: str = field(default="", compare=False)  # why no call worked, if that is because their server is gone
 
     @property
     def is_done(self) -> bool:
@@ -864,15 +864,11 @@ class _MadeCalls:
         return any(call.writes for _, call in self._failed.values())
 
     def server_gone(self) -> str:
-        """Why no call of a server worked, if all that were sent to it failed because it is gone; else "".
-
-        Where another server may have changed something, the task is not to be done again for that.
-        """
+        """Why no call worked, if all that were sent failed because their server is gone; else ""."""
         sent = [call for _, call in self._failed.values() if call.sent]
-        alive = {call.server for call in sent if not call.is_server_gone} | {server for server, _ in self._worked}
-        if self.may_have_written and alive:
+        if self._worked or not all(call.is_server_gone for call in sent):
             return ""
-        return next((_why(call) for call in sent if call.server not in alive), "")
+        return next((_why(call) for call in sent), "")
 
     def changed_nothing(self, *, asked: bool) -> bool:
         """Whether no call can have changed anything, although one tried to or it was `asked` for."""

@@ -416,7 +416,9 @@ async def _total_column(files: _Files, path: str, column: str, where: str) -> Co
     found = await files.read([path])
     if not found.texts and not _MISSING.search(found.failed[path]):
         found = await files.read_below(path)  # a folder
-        if odd := next((each for each in (*files.binaries, *found.texts) if not _is_beside(each, found.texts)), ""):
+        if odd := next(
+            (each for each in (*files.binaries, *files.skipped, *found.texts) if not _is_beside(each, found.texts)), ""
+        ):
             raise ValueError(f"{path} holds files of several kinds or folders, such as {odd}. Name one file.")
     if not found.texts or found.failed:  # a sum without them would be wrong
         raise ValueError(f"{path} was not added up{found.problems()}")

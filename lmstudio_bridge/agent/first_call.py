@@ -35,20 +35,24 @@ _APPENDS = re.compile(
 _RENAMES_FILE = re.compile(r"\b(?:rename|move) (?:the )?(?:file|folder)\b", re.IGNORECASE)
 _MOVES = re.compile(r"(?:^|_)(?:move|rename)(?:_|$)")
 _FOLDER = re.compile(r"\b(?:folder|directory)\b", re.IGNORECASE)
-_FOLDER_NAME = re.compile(  # "in the folder jobs?", "of the directory `a b`", "in docs/."
-    r"\b(?:in|of|from|below|under|inside) (?:the |this )?(?:folder|directory)(?: (?:named|called))?"
-    r" (?:[\"'`](?P<quoted>[^\"'`\n]{1,100})[\"'`]|(?P<plain>[\w][\w./-]*\w)"
-    r"(?=[.?!;:]?(?:\s*\Z|\n)|[.?!;:]\s|\s(?:has|have|by)\b))"
-    r"|(?<![\w./-])(?P<slash>[\w.-]{2,}(?:/[\w.-]+)*/)(?=[.?!;:]?(?:\s*\Z|\n)|[.?!;:]\s|\s(?:has|have)\b)",
+_IN_FOLDER = re.compile(  # the first sentence of a task that is about all files of one folder, and no others
+    r"\A(?:(?:what|who|read|list|add up|sum up|summari[sz]e|give|show|count|name|extract)\b[^.,;:?!\n/]*?\b)?"
+    r"(?:all|each|every|which)(?: one)?(?: of)?(?: the)? (?:\w+ )?\w+ in the (?:folder|directory)"
+    r" [\"'`]?(?P<folder>(?!(?:that|which|must|should|can|may|will|here|there|and|or|with|without|contain\w*|say\w*"
+    r"|mention\w*|do|does|use\w*|need\w*|have|has|is|are|you|we|i|too|please|again)\b)[\w-]+)[\"'`]?"
+    r"(?:\s(?:has|have)\b[^.,;:?!\n/]*)?(?:[.?](?=\s|\Z)|\Z)",
+    re.IGNORECASE,
+)
+_IN_EACH_FOLDER = re.compile(
+    r"\A(?:each|every) folder(?: here)? (?:has|holds|contains) an? [\w-]+\.\w+\b", re.IGNORECASE
+)
+_IS_LESS = re.compile(
+    r"\b(?:except\w*|but|not|without|others?|outside|leave|ignor\w*|skip\w*|exclu\w*|unless|apart|than|compar\w*)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
 _NOT_ALL_THERE = re.compile(  # the task is about more than that folder, or about less
-    r"\b(?:except|but|not|without|others?|outside|leave|than|compar\w*|into|refers?|folders|directories)\b",
-    re.IGNORECASE,
-)
-_NO_FOLDER = re.compile(  # words that may stand there
-    r"must|should|can|may|will|that|which|here|there|above|below|too|please|again|first|once|recursively|contains?"
-    r"|says?|do|does|exists?|differ|needs?|uses?|holds?|have|has|mentions?|defines?",
+    r"\b(?:except\w*|but|not|no|nor|without|others?|outside|inside|leave|than|compar\w*|into|refers?|exclu\w*|ignor\w*|skip\w*"
+    r"|unless|apart|only those|also|and|or|readme|makefile|links?|moved?|from|missing)\b|n['\u2019]t\b|/",
     re.IGNORECASE,
 )
 _EACH_FOLDER = re.compile(r"\b(?:all|each|every)\b[^.?!\n]{0,20}\bfolders?\b", re.IGNORECASE)
@@ -75,6 +79,11 @@ _CHANGING_COMMIT = re.compile(  # the one that did something, not all, nor the l
     r"[^.?!\n]{0,30}?"
     r"\b(?:add|introduc|remov|delet|chang|renam|replac|set|bump|rais|lower|creat)\w*\b",
     re.IGNORECASE | re.DOTALL,
+)
+_ADDING_COMMIT = re.compile(  # and nothing else
+    r"(?:in the (?:git )?repository (?:in the folder )?[\w./-]+, )?(?:which|what) commit (?:added|introduced) (?:the )?"
+    r"(?:\w+ )?[\w.-]+(?: to [\w./-]+)?\?(?: answer with the (?:message|hash|author) of that commit(?: only)?\.)?",
+    re.IGNORECASE,
 )
 _UNCOMMITTED = re.compile(  # whose old and new values are asked for
     r"\A(?=.*\bold\b)(?=.*\bnew\b)(?!.*(?:staged|untracked)).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b",
@@ -167,8 +176,9 @@ def is_done_by(task: str, tool: str, result: str = "") -> bool:
     """
     if _GOES_ON.search(task) or _DIFFS.search(tool):
         return False
-    if tool == "find_commits" and not ("1 commit, the oldest" in result and "; all " in result):
-        return False
+    if tool == "find_commits":  # where the one commit is the answer
+        found = "1 commit, the oldest" in result and "; all " in result and re.search(r"^\S+: \+", result, re.MULTILINE)
+        return bool(found and _ADDING_COMMIT.fullmatch(task.strip()))
     needs_more = {"read_files": _TOTALS, "total_column": _OF_TWO}.get(tool)
     return needs_more is None or not needs_more.search(task)
 
@@ -261,7 +271,7 @@ def _of_named_servers(task: str, offered: Sequence[ToolSpec], taking: Sequence[T
 
 
 def _reads_all(task: str) -> bool:
-    return bool(_ALL.search(task) or (_TOTALS.search(task) and _FOLDER_NAME.search(task)))
+    return bool(_ALL.search(task) or (_TOTALS.search(task) and _IN_FOLDER.search(task)))
 
 
 def _bound(spec: ToolSpec, task: str) -> ToolSpec:
@@ -277,19 +287,23 @@ def _bound(spec: ToolSpec, task: str) -> ToolSpec:
 def _in_folder(spec: ToolSpec, task: str) -> ToolSpec:
     """The tool that reads files, bound to the folder of the task: small models guess names in it.
 
-    Where each folder has a file of the same name, that is what is read.
+    Only for tasks of a plain form: the next call is the answer, so that it must be all that the task is about.
     """
-    found = (next(filter(None, match.groups())).strip("/") for match in _FOLDER_NAME.finditer(task))
-    folders = {each for each in found if not _NO_FOLDER.fullmatch(each)}
     files = set(_FILE.findall(task))
-    if len(files) == 1 and _EACH_FOLDER.search(task):
-        wanted = [f"{folder}/*/{file}" for folder in folders for file in files] or [f"*/{file}" for file in files]
-    elif files or len(folders) != 1 or _NOT_ALL_THERE.search(task):
-        return spec
+    if _IN_EACH_FOLDER.search(task) and len(files) == 1 and not (_IS_LESS.search(task) or "/" in task):
+        wanted = f"*/{files.pop()}"
+    elif (match := _IN_FOLDER.search(task)) and not (files or _is_about_more(task, match)):
+        wanted = match["folder"]
     else:
-        wanted = sorted(folders)
-    paths = {"type": "array", "items": {"type": "string", "enum": wanted}, "minItems": 1, "maxItems": len(wanted)}
+        return spec
+    paths = {"type": "array", "items": {"type": "string", "enum": [wanted]}, "minItems": 1, "maxItems": 1}
     return replace(spec, parameters={**spec.parameters, "properties": {"paths": paths}})
+
+
+def _is_about_more(task: str, match: re.Match[str]) -> bool:
+    """Whether a task is about more than the folder in its first sentence, or about less."""
+    rest = task[match.end() :]
+    return bool(_NOT_ALL_THERE.search(match[0]) or _IS_LESS.search(rest) or "/" in rest or _FOLDER.search(rest))
 
 
 def _one_sided(spec: ToolSpec, task: str) -> ToolSpec:

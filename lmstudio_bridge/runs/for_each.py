@@ -96,8 +96,8 @@ class ItemRunner:
     async def run(self, number: int) -> Outcome:
         """How the run of this item ended, which does not fail, whatever happens to it."""
         outcome = await safe_outcome(self._run(number))
-        if _lacks_server(outcome) and outcome.stop not in ("failed", "cancelled"):
-            error = f"No tool call {'of a server ' if outcome.called else ''}worked: {outcome.gone}"
+        if outcome.gone and outcome.stop not in ("failed", "cancelled"):  # an answer rests on nothing
+            error = f"No tool call worked: {outcome.gone}"
             outcome = dataclasses.replace(outcome, stop="failed", error=error, outside=True)
         # Of the changes only the names are told here: the rest is in the item's own journal.
         changes = tuple(dataclasses.replace(each, before="", after="", diff="") for each in outcome.changes)
@@ -110,7 +110,7 @@ class ItemRunner:
         stored = self._earlier(run_id)
         earlier = standing_changes(stored.events) if stored else ()
         # The bridge ended before it could tell so.
-        if stored and stored.finished and stored.outcome.is_done and not _lacks_server(stored.outcome):
+        if stored and stored.finished and stored.outcome.is_done and not stored.outcome.gone:
             return dataclasses.replace(stored.outcome, changes=earlier)
         if stored:
             # A run that was answered goes on only with instructions.
@@ -133,16 +133,11 @@ class ItemRunner:
             stored = read_run(self.folder, run_id)
         except RunNotFoundError:
             return None
-        hopeless = stored.cut or _lacks_server(stored.outcome) or stored.outcome.stop in _HOPELESS
+        hopeless = stored.cut or stored.outcome.gone or stored.outcome.stop in _HOPELESS
         if self._options["access"] == "read" and hopeless and not may_have_changed(stored.events):
             delete_journal(self.folder, run_id)
             return None
         return stored
-
-
-def _lacks_server(outcome: Outcome) -> bool:
-    """Whether an answer lacks what was to be read at a server that died: it rests on nothing from elsewhere."""
-    return bool(outcome.gone) and not outcome.rests_on
 
 
 async def safe_outcome(work: Awaitable[Outcome]) -> Outcome:

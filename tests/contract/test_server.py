@@ -58,7 +58,7 @@ def assert_answered(answer: Answer, *, contains: str, rounds: int, calls: int) -
     assert last["model"] == MODEL
     assert (answer.report["rounds"], answer.report["calls"]) == (rounds, calls)
     assert answer.report["usage"]["prompt_tokens"] > 0
-    stop = answer.report["stop"]
+    stop = {"round_limit": "hit the round limit"}.get(answer.report["stop"], answer.report["stop"])
     assert answer.progress[-1].startswith(f"done: {stop} · {rounds} round"), "the figures come last"
     return last["run_id"]
 

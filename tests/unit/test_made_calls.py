@@ -298,8 +298,6 @@ GONE = replace(read("a", is_error=True), is_server_gone=True, reason="fs died")
         ([GONE, read("b", is_error=True)], ""),
         ([read("b"), GONE], ""),
         ([GONE, NEXT_TURN, read("a")], ""),
-        ([GONE, replace(read("b"), server="other", writes=False)], '"fs died"'),
-        ([GONE, replace(read("b"), server="other", writes=True)], ""),
         ([refused("b")], ""),
         ([], ""),
     ],

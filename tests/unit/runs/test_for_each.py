@@ -465,24 +465,6 @@ def test_the_outcome_adds_up_the_items_since_the_run_last_went_on() -> None:
     assert (tally.items.to_do(), tally.items.failed(), tally.items.now) == ([2], [2], [1, 2])
 
 
-@pytest.mark.parametrize(
-    ("rests_on", "stop"), [((), "failed"), (("c001 \u2190 f001.txt:1",), "answered")], ids=["on nothing", "on a file"]
-)
-async def test_an_answer_that_rests_on_what_was_read_elsewhere_is_kept_where_a_server_died(
-    rests_on: tuple[str, ...], stop: str
-) -> None:
-    async def do_run(request: RunRequest | ContinueRequest, item: ItemRun) -> RunReport:
-        return RunReport(item.run_id, replace(DONE, gone="d died", rests_on=rests_on), ())
-
-    start = RunStarted(RUN, "t", (), 8, "")
-    runner = ItemRunner(
-        do_run, start=start, task="t", listed=listed(1), model=None, first=start, folder=None, project=Path("/")
-    )
-    outcome = await runner.run(1)
-
-    assert (outcome.stop, outcome.outside) == (stop, stop == "failed")
-
-
 async def test_no_undo_is_offered_where_the_journal_of_an_item_is_not_whole() -> None:
     async def do_run(request: RunRequest | ContinueRequest, item: ItemRun) -> RunReport:
         return RunReport(item.run_id, DONE, (), can_undo=not item.run_id.endswith("-1"))
