@@ -19,6 +19,7 @@ import anyio
 from lmstudio_bridge.agent import text_operations
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.commit_search import MAX_COMMITS, CommitTools, find_commit_tools, read_log, show_hits
+from lmstudio_bridge.agent.first_call import GUESSED
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import SchemaWork, own_spec, text_parameter
 from lmstudio_bridge.agent.tools import Tool, make_tool
@@ -354,7 +355,7 @@ async def _read_files(files: _Files, paths: Sequence[str], *, task: str) -> Comp
         folder = _only_folder(found.failed)
         below = await files.read_below(folder) if folder else found
         if 0 < len(below.texts) <= _GUESSED_FOLDER:
-            guessed, found = f"{', '.join(found.failed)} not found. These are the files of {folder}: ", below
+            guessed, found = f"{', '.join(found.failed)}{GUESSED}{folder}: ", below
     if not found.texts:
         raise ValueError(f"No file was read{found.problems()}.")
     is_short = len(found.texts) > 1 and all(text.count("\n") <= _SHORT_FILE for text in found.texts.values())

@@ -35,26 +35,6 @@ _APPENDS = re.compile(
 _RENAMES_FILE = re.compile(r"\b(?:rename|move) (?:the )?(?:file|folder)\b", re.IGNORECASE)
 _MOVES = re.compile(r"(?:^|_)(?:move|rename)(?:_|$)")
 _FOLDER = re.compile(r"\b(?:folder|directory)\b", re.IGNORECASE)
-_IN_FOLDER = re.compile(  # the first sentence of a task that is about all files of one folder, and no others
-    r"\A(?:(?:what|who|read|list|add up|sum up|summari[sz]e|give|show|count|name|extract)\b[^.,;:?!\n/]*?\b)?"
-    r"(?:all|each|every|which)(?: one)?(?: of)?(?: the)? (?:\w+ )?\w+ in the (?:folder|directory)"
-    r" [\"'`]?(?P<folder>(?!(?:that|which|must|should|can|may|will|here|there|and|or|with|without|contain\w*|say\w*"
-    r"|mention\w*|do|does|use\w*|need\w*|have|has|is|are|you|we|i|too|please|again)\b)[\w-]+)[\"'`]?"
-    r"(?:\s(?:has|have)\b[^.,;:?!\n/]*)?(?:[.?](?=\s|\Z)|\Z)",
-    re.IGNORECASE,
-)
-_IN_EACH_FOLDER = re.compile(
-    r"\A(?:each|every) folder(?: here)? (?:has|holds|contains) an? [\w-]+\.\w+\b", re.IGNORECASE
-)
-_IS_LESS = re.compile(
-    r"\b(?:except\w*|but|not|without|others?|outside|leave|ignor\w*|skip\w*|exclu\w*|unless|apart|than|compar\w*)\b|n['\u2019]t\b",
-    re.IGNORECASE,
-)
-_NOT_ALL_THERE = re.compile(  # the task is about more than that folder, or about less
-    r"\b(?:except\w*|but|not|no|nor|without|others?|outside|inside|leave|than|compar\w*|into|refers?|exclu\w*|ignor\w*|skip\w*"
-    r"|unless|apart|only those|also|and|or|readme|makefile|links?|moved?|from|missing)\b|n['\u2019]t\b|/",
-    re.IGNORECASE,
-)
 _EACH_FOLDER = re.compile(r"\b(?:all|each|every)\b[^.?!\n]{0,20}\bfolders?\b", re.IGNORECASE)
 _ALL = re.compile(
     r"\b(?:all|each|every|which)\b[^.?!\n]{0,40}\b(?:files?|notes?|documents?|docs|configs?|modules?|pages?|folder)\b",
@@ -66,6 +46,7 @@ _ABOUT_FILE = re.compile(
     r"\b(?:size|large|big|bytes|modified|created|newest|oldest|exists?|somewhere|(?:which|what) folder|where is)\b",
     re.I,
 )
+GUESSED = " not found. These are the files of "  # what a tool says of names that it was given
 _READ_ONE = ("find_text", "read_files", "total_column")
 _READS = re.compile(r"__(?:read|view|open|cat|get)_?(?:text_?)?(?:file|content)s?(?:_contents?)?$")
 _NO_CONTENT = re.compile(r"__.*(?:info|stat|list|tree|director|folder|media|image|search|move|find)")
@@ -79,11 +60,6 @@ _CHANGING_COMMIT = re.compile(  # the one that did something, not all, nor the l
     r"[^.?!\n]{0,30}?"
     r"\b(?:add|introduc|remov|delet|chang|renam|replac|set|bump|rais|lower|creat)\w*\b",
     re.IGNORECASE | re.DOTALL,
-)
-_ADDING_COMMIT = re.compile(  # and nothing else
-    r"(?:in the (?:git )?repository (?:in the folder )?[\w./-]+, )?(?:which|what) commit (?:added|introduced) (?:the )?"
-    r"(?:\w+ )?[\w.-]+(?: to [\w./-]+)?\?(?: answer with the (?:message|hash|author) of that commit(?: only)?\.)?",
-    re.IGNORECASE,
 )
 _UNCOMMITTED = re.compile(  # whose old and new values are asked for
     r"\A(?=.*\bold\b)(?=.*\bnew\b)(?!.*(?:staged|untracked)).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b",
@@ -174,11 +150,10 @@ def is_done_by(task: str, tool: str, result: str = "") -> bool:
 
     Small models do not stop there: they read the same again file by file, and lose what they had.
     """
-    if _GOES_ON.search(task) or _DIFFS.search(tool):
+    if _GOES_ON.search(task) or _DIFFS.search(tool) or tool == "find_commits":
         return False
-    if tool == "find_commits":  # where the one commit is the answer
-        found = "1 commit, the oldest" in result and "; all " in result and re.search(r"^\S+: \+", result, re.MULTILINE)
-        return bool(found and _ADDING_COMMIT.fullmatch(task.strip()))
+    if tool == "read_files" and GUESSED in result:
+        return False
     needs_more = {"read_files": _TOTALS, "total_column": _OF_TWO}.get(tool)
     return needs_more is None or not needs_more.search(task)
 
@@ -233,7 +208,7 @@ def _fitting(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         ("count_files", not writes and _COUNTS.search(task)),
         ("find_commits", not writes and _CHANGING_COMMIT.search(task)),
         ("find_text", not writes and not files and named),
-        ("read_files", not writes and (files >= 2 or _EACH_FOLDER.search(task) or (not files and _reads_all(task)))),
+        ("read_files", not writes and (files >= 2 or _EACH_FOLDER.search(task) or (not files and _ALL.search(task)))),
     )
     for name, fits in wanted:
         if fits and (found := [spec for spec in offered if spec.name == name]):
@@ -270,10 +245,6 @@ def _of_named_servers(task: str, offered: Sequence[ToolSpec], taking: Sequence[T
     return [spec for spec in found if SEARCHES.search(spec.name.rpartition("__")[2])] or found
 
 
-def _reads_all(task: str) -> bool:
-    return bool(_ALL.search(task) or (_TOTALS.search(task) and _IN_FOLDER.search(task)))
-
-
 def _bound(spec: ToolSpec, task: str) -> ToolSpec:
     """The tool, with the arguments that the task plainly gives."""
     if spec.name == "compare_files":
@@ -281,29 +252,7 @@ def _bound(spec: ToolSpec, task: str) -> ToolSpec:
     if spec.name == "total_column" and _OF_TWO.search(task):  # without a condition it gives all of them
         properties = {**spec.parameters["properties"], "where": {"type": "string", "enum": [""]}}
         return replace(spec, parameters={**spec.parameters, "properties": properties})
-    return _in_folder(spec, task) if spec.name == "read_files" else spec
-
-
-def _in_folder(spec: ToolSpec, task: str) -> ToolSpec:
-    """The tool that reads files, bound to the folder of the task: small models guess names in it.
-
-    Only for tasks of a plain form: the next call is the answer, so that it must be all that the task is about.
-    """
-    files = set(_FILE.findall(task))
-    if _IN_EACH_FOLDER.search(task) and len(files) == 1 and not (_IS_LESS.search(task) or "/" in task):
-        wanted = f"*/{files.pop()}"
-    elif (match := _IN_FOLDER.search(task)) and not (files or _is_about_more(task, match)):
-        wanted = match["folder"]
-    else:
-        return spec
-    paths = {"type": "array", "items": {"type": "string", "enum": [wanted]}, "minItems": 1, "maxItems": 1}
-    return replace(spec, parameters={**spec.parameters, "properties": {"paths": paths}})
-
-
-def _is_about_more(task: str, match: re.Match[str]) -> bool:
-    """Whether a task is about more than the folder in its first sentence, or about less."""
-    rest = task[match.end() :]
-    return bool(_NOT_ALL_THERE.search(match[0]) or _IS_LESS.search(rest) or "/" in rest or _FOLDER.search(rest))
+    return spec
 
 
 def _one_sided(spec: ToolSpec, task: str) -> ToolSpec:

@@ -157,74 +157,6 @@ def test_other_questions_about_commits_leave_the_log_as_it_is(task: str) -> None
     assert LOG.name not in [spec.name for spec in first_tools(task, [LOG])] or LOG in first_tools(task, [LOG])
 
 
-READ_FILES = ToolSpec(
-    "read_files",
-    "",
-    {
-        "type": "object",
-        "properties": {"paths": {"type": "array", "items": {"type": "string"}}},
-        "required": ["paths"],
-    },
-)
-
-
-@pytest.mark.parametrize(
-    ("task", "paths"),
-    [
-        ("What is the status in each of the files in the folder jobs?", ["jobs"]),
-        ("Which file in the folder scores has the highest score?", ["scores"]),
-        ("Sum up all notes in the directory `app`.", ["app"]),
-        ("List the titles of all pages in docs/.", None),
-        ("Which files mention Kim in docs/ and src/?", None),
-        ("Which files mention Kim, apart from those in the folder docs?", None),
-        ("Which files mention Kim in the folder docs and in the folder src?", None),
-        ("Ignore all files in the folder old. Read all others.", None),
-        ("Read all notes in the folder docs. Skip those that are empty.", None),
-        ("Read all notes in the folder docs. Compare them with src/a.md.", None),
-        ("Which notes in the folder docs link to the readme?", None),
-        ("Read the package.json in every folder except examples/.", None),
-        ("Each folder has a README.md, but not old. List the owners.", None),
-        ("Add up the totals of all bills in the folder bills.", ["bills"]),
-        ("Read all files of the folders aa/ and bb/.", None),
-        ("Read all files in docs/, src and old.", None),
-        ("Read all files in the folder docs and src.", None),
-        ("Summarise all notes except those in the folder old.", None),
-        ("Read all notes. Which of them should go into archive/?", None),
-        ("Sum up all files that refer to src/.", None),
-        ("Which files in the folder mention Bo? List all files.", None),
-        ("Sum up all notes in the folder containing the logs.", None),
-        ("List all files in the folder you find.", None),
-        ("What do all the files in the folder contain?", None),
-        ("Read all notes in the folder `My Notes`.", None),
-        ("Each folder here has a README.md that names its owner. Who owns which folder?", ["*/README.md"]),
-        ("Each folder in services/ has a conf.ini. Which port is in which?", None),
-        ("Read all files in the folder and list their titles.", None),
-        ("Read a.txt and b.txt in the folder jobs.", None),
-        ("Sum up all notes.", None),
-    ],
-)
-def test_the_folder_of_the_task_is_what_is_read(task: str, paths: list[str] | None) -> None:
-    (first,) = first_tools(task, [READ_FILES])
-    wanted = first.parameters["properties"]["paths"]
-
-    assert first.name == "read_files"
-    assert wanted["items"].get("enum") == paths
-    assert wanted.get("maxItems") == (paths and len(paths))
-    assert reply_schema([first])["anyOf"][0]["properties"]["arguments"]["properties"]["paths"] == wanted
-
-
-def test_the_totals_of_two_are_asked_for_at_once_and_are_no_answer_yet() -> None:
-    properties = {name: {"type": "string"} for name in ("path", "column", "where")}
-    total = ToolSpec("total_column", "", {"type": "object", "properties": properties, "required": list(properties)})
-    task = "How much higher is the total of Kofi than that of Dora in orders.csv?"
-
-    assert first_tools(task, [total])[0].parameters["properties"]["where"] == {"type": "string", "enum": [""]}
-    assert first_tools("What is the total of Kofi in orders.csv?", [total]) == [total]
-    assert not is_done_by(task, "total_column")
-    assert is_done_by("What is the total of Kofi in orders.csv?", "total_column")
-
-
-FOUND = "'x': 1 commit, the oldest first"
 DIFF = ToolSpec("git__git_diff_unstaged", "", NONE)
 
 
@@ -265,19 +197,13 @@ def test_other_tasks_on_commits_are_free(task: str) -> None:
     ("tool", "result", "done"),
     [
         (DIFF.name, "@@ -1 +1 @@\n-a\n+b", False),  # what is staged may be asked for, too
-        ("find_commits", f"{FOUND}; all 5 commits searched:\na.ini: +x = 1", True),
-        ("find_commits", f"{FOUND}; all 5 commits searched:\na.ini: -x = 1", False),
-        ("find_commits", f"{FOUND}; all 5 commits searched:\n(in its message)", False),
-        ("find_commits", f"{FOUND}; the newest 100 commits searched:\na.ini: +x = 1", False),
-        ("find_commits", f"{FOUND.replace('1 commit', '2 commits')}; all 5 commits searched:\na.ini: +x = 1", False),
-        ("find_commits", "'x' was not found in a changed line or a message: all 5 commits searched.", False),
+        ("find_commits", "'x': 1 commit, the oldest first; all 5 commits searched:\na.ini: +x = 1", False),
+        ("read_files", "jobs/1.txt not found. These are the files of jobs: 2 files read.", False),
+        ("read_files", "2 files read.", True),
     ],
 )
 def test_a_look_that_may_not_be_the_whole_is_no_answer_yet(tool: str, result: str, done: bool) -> None:
-    task = "In the git repository in the folder repo, which commit added the setting x to a.ini?"
-    assert is_done_by(task, tool, result) is done
-    for more in (" Which other files did it change?", " Who made the commit before it?", " And which added y?"):
-        assert not is_done_by(f"{task}{more}", tool, result)
+    assert is_done_by("Which commit added x, and which files hold it?", tool, result) is done
 
 
 COMPARE = ToolSpec(
