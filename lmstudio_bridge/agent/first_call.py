@@ -65,7 +65,7 @@ _UNCOMMITTED = re.compile(  # whose old and new values are asked for
     r"\A(?=.*\bold\b)(?=.*\bnew\b)(?!.*(?:staged|untracked)).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_DIFFS = re.compile(r"(?:^|_)diff_unstaged$")
+_DIFFS = re.compile(r"(?:^|_)(?:diff(?:_(?:un)?staged)?|status)$")  # which of them, only the model can say
 _LOG = re.compile(r"(?:^|_)(?:log|list_commits)$")
 _COUNTS_ENTRIES = ("max_count", "limit", "perPage", "per_page")  # as parameters of git servers are called
 _PATH = r"[\"'`]?([\w./-]*\w\.\w{1,5})[\"'`]?"

@@ -175,6 +175,12 @@ def test_commits_and_changes_have_tools_of_their_own(task: str, tool: str) -> No
     assert [spec.name for spec in first_tools(task, offered)] == [tool]
 
 
+def test_which_diff_tells_what_is_not_committed_is_for_the_model_to_say() -> None:
+    diffs = [ToolSpec(f"git__git_{name}", "", NONE) for name in ("diff", "diff_staged", "diff_unstaged", "status")]
+    task = "What was changed but is uncommitted? Give the old and the new value."
+    assert list(first_tools(task, [*READING, *diffs, ToolSpec("git__git_show", "", NONE)])) == diffs
+
+
 @pytest.mark.parametrize(
     "task",
     [
