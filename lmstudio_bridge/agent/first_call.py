@@ -61,11 +61,6 @@ _CHANGING_COMMIT = re.compile(  # the one that did something, not all, nor the l
     r"\b(?:add|introduc|remov|delet|chang|renam|replac|set|bump|rais|lower|creat)\w*\b",
     re.IGNORECASE | re.DOTALL,
 )
-_UNCOMMITTED = re.compile(  # whose old and new values are asked for
-    r"\A(?=.*\bold\b)(?=.*\bnew\b)(?!.*(?:staged|untracked)).*\b(?:un-?committed|not (?:yet )?(?:been )?committed)\b",
-    re.IGNORECASE | re.DOTALL,
-)
-_DIFFS = re.compile(r"(?:^|_)(?:diff(?:_(?:un)?staged)?|status)$")  # which of them, only the model can say
 _LOG = re.compile(r"(?:^|_)(?:log|list_commits)$")
 _COUNTS_ENTRIES = ("max_count", "limit", "perPage", "per_page")  # as parameters of git servers are called
 _PATH = r"[\"'`]?([\w./-]*\w\.\w{1,5})[\"'`]?"
@@ -150,7 +145,7 @@ def is_done_by(task: str, tool: str, result: str = "") -> bool:
 
     Small models do not stop there: they read the same again file by file, and lose what they had.
     """
-    if _GOES_ON.search(task) or _DIFFS.search(tool) or tool == "find_commits":
+    if _GOES_ON.search(task) or tool == "find_commits":
         return False
     if tool == "read_files" and GUESSED in result:
         return False
@@ -214,8 +209,6 @@ def _fitting(task: str, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         if fits and (found := [spec for spec in offered if spec.name == name]):
             return [_bound(found[0], task)]
     if _RENAMES_FILE.search(task) and (found := [spec for spec in offered if _MOVES.search(spec.name)]):
-        return found
-    if _UNCOMMITTED.search(task) and (found := [spec for spec in offered if _DIFFS.search(spec.name)]):
         return found
     if _NEWEST_COMMIT.search(task) and (
         found := [one for spec in offered if _LOG.search(spec.name) and (one := _one_entry(spec))]

@@ -157,9 +157,6 @@ def test_other_questions_about_commits_leave_the_log_as_it_is(task: str) -> None
     assert LOG.name not in [spec.name for spec in first_tools(task, [LOG])] or LOG in first_tools(task, [LOG])
 
 
-DIFF = ToolSpec("git__git_diff_unstaged", "", NONE)
-
-
 @pytest.mark.parametrize(
     ("task", "tool"),
     [
@@ -167,18 +164,10 @@ DIFF = ToolSpec("git__git_diff_unstaged", "", NONE)
         ("Find the commit that removed the flag --fast.", "find_commits"),
         ("What commit changed the default port?", "find_commits"),
         ("Who made the commit that adds the saffron? The git repository is in the folder repo.", "find_commits"),
-        ("In repo, a setting was changed and not committed yet. What are its old and its new value?", DIFF.name),
     ],
 )
-def test_commits_and_changes_have_tools_of_their_own(task: str, tool: str) -> None:
-    offered = [ToolSpec("find_commits", "", PATH), DIFF, *READING]
-    assert [spec.name for spec in first_tools(task, offered)] == [tool]
-
-
-def test_which_diff_tells_what_is_not_committed_is_for_the_model_to_say() -> None:
-    diffs = [ToolSpec(f"git__git_{name}", "", NONE) for name in ("diff", "diff_staged", "diff_unstaged", "status")]
-    task = "What was changed but is uncommitted? Give the old and the new value."
-    assert list(first_tools(task, [*READING, *diffs, ToolSpec("git__git_show", "", NONE)])) == diffs
+def test_the_commit_that_changed_something_is_searched_for(task: str, tool: str) -> None:
+    assert [spec.name for spec in first_tools(task, [ToolSpec("find_commits", "", PATH), *READING])] == [tool]
 
 
 @pytest.mark.parametrize(
@@ -190,19 +179,16 @@ def test_which_diff_tells_what_is_not_committed_is_for_the_model_to_say() -> Non
         "What did the commit 0303030 change?",
         "Which commit changed config.yaml last?",
         "Which files have uncommitted changes?",
-        "What was staged but not committed? Give old and new values.",
-        "Show the staged and unstaged changes, with old and new values.",
     ],
 )
 def test_other_tasks_on_commits_are_free(task: str) -> None:
-    found = [spec.name for spec in first_tools(task, [ToolSpec("find_commits", "", PATH), DIFF, *READING])]
-    assert found not in (["find_commits"], [DIFF.name])
+    found = [spec.name for spec in first_tools(task, [ToolSpec("find_commits", "", PATH), *READING])]
+    assert found != ["find_commits"]
 
 
 @pytest.mark.parametrize(
     ("tool", "result", "done"),
     [
-        (DIFF.name, "@@ -1 +1 @@\n-a\n+b", False),  # what is staged may be asked for, too
         ("find_commits", "'x': 1 commit, the oldest first; all 5 commits searched:\na.ini: +x = 1", False),
         ("read_files", "jobs/1.txt not found. These are the files of jobs: 2 files read.", False),
         ("read_files", "2 files read.", True),
