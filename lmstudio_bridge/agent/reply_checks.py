@@ -393,7 +393,7 @@ def copies_tools(text: str, specs: Sequence[ToolSpec], messages: Sequence[Messag
         return not asked and not any(_words(defined["begins"]) in each for each in _told(messages))
     if len(text) > _LONGEST_LIST:
         return False
-    named = [spec for spec in specs if "__" in spec.name and spec.name in text]
+    named = [spec for spec in specs if spec.name in text]
     listed = [(_words(tool_line(spec)), len(spec.name) + _LISTED) for spec in named]
     heads = tuple(line[:size] for line, size in listed if len(line) >= size)
     lines = [re.sub(r"^\d+ ", "", _words(line)) for line in text.splitlines()]

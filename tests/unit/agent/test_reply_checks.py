@@ -26,7 +26,7 @@ from lmstudio_bridge.agent.reply_checks import (
     says_already,
 )
 from lmstudio_bridge.agent.result_store import ResultStore
-from lmstudio_bridge.agent.schemas import ObjectSchema, object_schema, simple_spec
+from lmstudio_bridge.agent.schemas import ObjectSchema, object_schema, own_spec, simple_spec
 from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
@@ -403,6 +403,7 @@ LISTED = (
     ),
     ToolSpec("calculate", "Calculate with numbers.", {"properties": {"expression": {"type": "string"}}}),
     ToolSpec("x__ping", "", {}),
+    own_spec("read_files", "Read several text files at once.", paths={"type": "array", "items": {"type": "string"}}),
 )
 A_LINE = "fs__read_text_file(path: string): Read the complete contents of a file from the file system as text."
 
@@ -418,6 +419,7 @@ A_LINE = "fs__read_text_file(path: string): Read the complete contents of a file
         f"{A_LINE} Handles encodings.",
         f"The tools:\n- {A_LINE}\n- calculate(expression: string): Calculate with numbers.",
         f"{A_LINE}\nCalculate.",
+        "read_files(paths: [string]): Read several text files at once.",
     ],
 )
 def test_a_line_from_the_list_of_tools_is_no_answer(text: str) -> None:
