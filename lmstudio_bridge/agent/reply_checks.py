@@ -394,8 +394,10 @@ def copies_tools(text: str, specs: Sequence[ToolSpec], messages: Sequence[Messag
     if len(text) > _LONGEST_LIST:
         return False
     named = [spec for spec in specs if spec.name in text]
-    listed = [(_words(tool_line(spec)), len(spec.name) + _LISTED) for spec in named]
-    heads = tuple(line[:size] for line, size in listed if len(line) >= size)
+    listed = [(_words(tool_line(spec)), spec.name) for spec in named]
+    # A project may have a function called like a tool of the bridge: of these, the whole line.
+    sizes = [(line, len(name) + _LISTED if "__" in name else len(line)) for line, name in listed]
+    heads = tuple(line[:size] for line, size in sizes if len(line) >= size)
     lines = [re.sub(r"^\d+ ", "", _words(line)) for line in text.splitlines()]
     copied = [line for line in lines if line.startswith(heads)]
     if not copied or not any(map(names_file, tasks)):

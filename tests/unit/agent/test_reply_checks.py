@@ -437,6 +437,8 @@ def test_a_line_from_the_list_of_tools_is_no_answer(text: str) -> None:
     "text",
     [
         "Ada owns it.",
+        "calculate(expression: string): Calculates the value with eval, which is unsafe with user input.",
+        "`read_files(paths: [string])` reads each of the paths and returns their texts.",
         "fs__read_text_file gave 'owner: Ada', so Ada owns it.",
         "The file says: read the complete contents first. Its owner is Ada, and the deputy is Grace Hopper.",
         f"The owner is Ada. I found her in the second line of the file, which also names her deputy.\n{A_LINE[:40]}",
