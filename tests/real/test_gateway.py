@@ -152,7 +152,8 @@ async def test_two_machines_share_the_runs_and_one_that_goes_down_is_not_missed(
         async with open_bridge(gateway, tmp_path) as agent:
             checks = {check.name: check.found for check in await checks_of(agent)}
             assert checks["Model"] == "local (load state unknown)"
-            assert checks["LM Studio"].endswith("answers (/v1/models), 1 chat model")
+            assert "answers (/v1/models: another OpenAI-compatible server" in checks["LM Studio"]
+            assert checks["LM Studio"].endswith(", 1 chat model")
 
             assert await answers(agent, RUNS) == ["answered"] * RUNS
             assert min(gateway.chats()) > 0
