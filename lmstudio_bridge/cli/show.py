@@ -25,7 +25,7 @@ from lmstudio_bridge.files import open_private
 from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, servers_of_settings
 from lmstudio_bridge.mcp_client.logins import LoginStore
-from lmstudio_bridge.runs import report
+from lmstudio_bridge.runs import changes, report
 from lmstudio_bridge.runs.item_rows import item_rows, rows_as_csv, rows_as_json_lines
 from lmstudio_bridge.runs.journal import (
     check_not_active,
@@ -89,11 +89,7 @@ def _approve(catalog: ServerCatalog, args: argparse.Namespace, redactor: Redacto
     if config.scope != "project" or config.source is None:
         print(f"{config.name} needs no approval: it comes from {config.source}, not from a project.", file=sys.stderr)
         return EXIT_OK
-    redactor.learn(
-        secrets_of_entry(
-            env=config.env, headers=config.headers, url=config.url, arguments=(config.command, *config.args)
-        )
-    )
+    redactor.learn(secrets_of_entry(config))
     starts = shlex.join([config.command, *config.args]) if config.transport == "stdio" else config.url
     print(clean_text(redactor.redact(f"{config.name} in {config.source}: {one_line(starts)}"))[0])
     if config.env:
@@ -212,12 +208,11 @@ def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
 
 def _tell_undone(folder: Path, run_id: str) -> None:
     """Keep in the journal of a run over many items what of theirs is put back now."""
-    from lmstudio_bridge.runs.changes import may_have_changed, standing_changes, was_cut_off
-
     undone = [
         int(run.run_id.rpartition("-")[2])
         for run in item_runs(folder, find_run(folder, run_id))
-        if may_have_changed(run.events) and not (standing_changes(run.events) or was_cut_off(run.events))
+        if changes.may_have_changed(run.events)
+        and not (changes.standing_changes(run.events) or changes.was_cut_off(run.events))
     ]
     with open_journal(folder, run_id) as journal:
         journal.keep(FilesChanged("", (), is_undo=True, undone=tuple(undone)))
@@ -225,15 +220,15 @@ def _tell_undone(folder: Path, run_id: str) -> None:
 
 def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redactor: Redactor) -> int:
     """Undo what all items changed, the last first; if all is undone, take that back."""
-    from lmstudio_bridge.runs.changes import Copies, lost_changes, may_have_changed, standing_changes, was_cut_off
-
     check_not_active(folder, stored.run_id)
     items = item_runs(folder, stored)
-    lost = [run for run in items if run.cut and run.outcome.access == "write" and lost_changes(run.events)]
-    known = [run for run in lost if Copies(copies_folder(folder, run.run_id)).read_note()]
-    changed = [run for run in items if may_have_changed(run.events) or run in known]
+    lost = [run for run in items if run.cut and run.outcome.access == "write" and changes.lost_changes(run.events)]
+    known = [run for run in lost if changes.Copies(copies_folder(folder, run.run_id)).read_note()]
+    changed = [run for run in items if changes.may_have_changed(run.events) or run in known]
     standing = [
-        run for run in reversed(changed) if standing_changes(run.events) or was_cut_off(run.events) or run in known
+        run
+        for run in reversed(changed)
+        if changes.standing_changes(run.events) or changes.was_cut_off(run.events) or run in known
     ]
     to_undo = [run for run in standing if not _only_reverts(folder, run, redactor)]
     runs = to_undo or changed
@@ -260,13 +255,11 @@ def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redac
 
 def _only_reverts(folder: Path, run: StoredRun, redactor: Redactor) -> bool:
     """Whether nothing can be put back that the last undo of a run left alone."""
-    from lmstudio_bridge.runs.changes import MAX_BYTES, Copies, plan_undo
-
     last = next((event for event in reversed(run.events) if isinstance(event, FilesChanged)), None)
     if last is None or not last.is_partial:
         return False
-    copies = Copies(copies_folder(folder, run.run_id), max_bytes=2 * MAX_BYTES)
-    return plan_undo(run.events, copies=copies, redact=redactor.redact).is_revert
+    copies = changes.Copies(copies_folder(folder, run.run_id), max_bytes=2 * changes.MAX_BYTES)
+    return changes.plan_undo(run.events, copies=copies, redact=redactor.redact).is_revert
 
 
 def _refuses_delete(given: Sequence[str], run_ids: Sequence[str]) -> int:
@@ -285,24 +278,14 @@ def _refuses_undo() -> int:
 
 def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool, whole: str = "") -> int:
     """Undo what a run changed, which may be that of an item of the `whole`; if all is undone, take that back."""
-    from lmstudio_bridge.runs.changes import (
-        MAX_BYTES,
-        Copies,
-        apply_undo,
-        lost_changes,
-        plan_undo,
-        recall_changes,
-        was_cut_off,
-    )
-
     check_not_active(folder, stored.run_id)
     # Of what an undo takes away there are copies, too.
-    copies = Copies(copies_folder(folder, stored.run_id), max_bytes=2 * MAX_BYTES)
+    copies = changes.Copies(copies_folder(folder, stored.run_id), max_bytes=2 * changes.MAX_BYTES)
     events = list(stored.events)
     recalled = None
-    if was_cut_off(events) or (lost_changes(events) and (stored.cut or not stored.finished)):
+    if changes.was_cut_off(events) or (changes.lost_changes(events) and (stored.cut or not stored.finished)):
         reason = stored.cut or "The bridge ended before the run did."
-        recalled = recall_changes(copies, redact=redactor.redact)
+        recalled = changes.recall_changes(copies, redact=redactor.redact)
         if recalled is not None:
             events.append(recalled)
             more = " What came after that is not known and was left alone." if stored.cut else ""
@@ -311,7 +294,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool,
             print(f"It is not known what this run changed: {reason}", file=sys.stderr)
             return EXIT_FAILED
     is_part = bool(recalled and stored.cut)
-    plan = plan_undo(events, copies=copies, redact=redactor.redact)
+    plan = changes.plan_undo(events, copies=copies, redact=redactor.redact)
     planned = FilesChanged(str(plan.folder), plan.changes)
     _say_folder(planned.folder if plan.steps or plan.left else "")
     print(clean_text("\n".join(report.diff_lines([planned])) or "There is nothing to undo.")[0])
@@ -321,7 +304,7 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool,
     if not yes and (refused := _refuses_undo()):
         return refused
     with open_journal(folder, stored.run_id) as journal:
-        done = apply_undo(plan, copies=copies, redact=redactor.redact)
+        done = changes.apply_undo(plan, copies=copies, redact=redactor.redact)
         if done.changes:
             # No diffs: what was a secret then need not be known as one any more.
             named = tuple(replace(each, diff="") for each in done.changes)

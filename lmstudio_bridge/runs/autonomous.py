@@ -164,7 +164,7 @@ class DynamicAutonomousAgent:
         )
         self._make_delimiter = make_delimiter
         self._telemetry = telemetry
-        self._is_first = True  # run of this process
+        self._is_first = True  # run of this process; one that fails before its model does not count
 
     @property
     def runs_folder(self) -> Path:
@@ -221,11 +221,7 @@ class DynamicAutonomousAgent:
         if self._telemetry:
             emit = self._telemetry.watch(emit)
         with self._redacted_errors():
-            self._check_access(request.access)
-            if request.output_schema is not None:
-                _check_output_schema(request.output_schema)
-            if isinstance(request, RunRequest):
-                _check_combine(request)
+            self._check_request(request)
             if isinstance(request, RunRequest) and request.for_each is not None:
                 return await self._run_over_items(request, None, emit)
             if isinstance(request, ContinueRequest):
@@ -269,7 +265,7 @@ class DynamicAutonomousAgent:
                 if request.access == "write" or approver is not None or written:
                     await recorder.watch_protected(permissions.policy.workspace, but=written)
                 async with _failure_recorded(recorder, started_at):
-                    await recorder.tell(self._counted(plan.start))
+                    await recorder.tell(replace(plan.start, is_first=self._is_first))
                     for error in plan.servers.refused:
                         await recorder.tell(events.ServerFailed(error.server, error.explain()))
                     for warning in (*plan.servers.warnings, *permissions.warnings):
@@ -332,10 +328,6 @@ class DynamicAutonomousAgent:
             can_undo=self.settings.journal == "full" and recorder.is_whole,
         )
 
-    def _counted(self, start: events.RunStarted | events.RunContinued) -> events.RunStarted | events.RunContinued:
-        """The start of a run, with whether it is the first one here; one that fails before its model does not count."""
-        return replace(start, is_first=self._is_first)
-
     def _watch(self, plan: Plan, permissions: Permissions) -> ChangeRecorder:
         """What sees the changes of a run. Without a full journal, copies of files do not outlast it."""
         if self.settings.journal == "full":
@@ -361,12 +353,21 @@ class DynamicAutonomousAgent:
             self.redactor.redact_error(exc)
             raise
 
-    def _check_access(self, wanted: Access) -> None:
-        """Raises BridgeError if the settings do not allow that access."""
-        if wanted == "write" and self.settings.max_access == "read":
+    def _check_request(self, request: RunRequest | ContinueRequest) -> None:
+        """Raises BridgeError if its access is not allowed, a schema cannot be used, or there is nothing to merge."""
+        if request.access == "write" and self.settings.max_access == "read":
             raise errors.BridgeError(
                 "Write access is not allowed here: LMSTUDIO_BRIDGE_MAX_ACCESS is read.",
                 remedy="Only read, or let the user set LMSTUDIO_BRIDGE_MAX_ACCESS=write for the bridge.",
+            )
+        new = request if isinstance(request, RunRequest) else None
+        for schema in (request.output_schema, new.combine_schema if new else None):
+            if schema is not None:
+                _check_output_schema(schema)
+        if new and ((new.combine and new.for_each is None) or (new.combine_schema and not new.combine)):
+            raise errors.BridgeError(
+                "combine is for the answers of for_each, and combine_schema for what combine asks for.",
+                remedy="Give combine only with for_each, and combine_schema only with combine.",
             )
 
     async def _run_over_items(
@@ -377,14 +378,14 @@ class DynamicAutonomousAgent:
             assert stored is not None
             start: events.RunStarted | events.RunContinued = self._go_on_with_items(stored, request)
             begin: list[events.Event] = [
-                self._counted(start),
+                replace(start, is_first=self._is_first),
                 *([events.Warned(_NO_INSTRUCTIONS)] if request.instructions else []),
             ]
             task, earlier, first = stored.task, stored.events, _start_of(stored)
         else:
             first, listed = await self._list_items(request)
             start = first
-            begin, task, earlier = [self._counted(start), listed], request.task, ()
+            begin, task, earlier = [replace(start, is_first=self._is_first), listed], request.task, ()
         told: set[object] = set()
         is_kept = self.settings.journal == "full"
         started_at = time.monotonic()
@@ -747,11 +748,7 @@ def read_servers(settings: Settings, *, environ: Mapping[str, str], redactor: Re
     redactor.own_words = own_words().union(part.casefold() for part in settings.project.parts)
     catalog = servers_of_settings(settings, environ=environ)
     for config in catalog.servers.values():
-        redactor.learn(
-            secrets_of_entry(
-                env=config.env, headers=config.headers, url=config.url, arguments=(config.command, *config.args)
-            )
-        )
+        redactor.learn(secrets_of_entry(config))
     return catalog
 
 
@@ -772,17 +769,6 @@ def _check_output_schema(schema: JSONObject) -> None:
         raise errors.BridgeError(
             f"The output_schema cannot be used: {exc}.", remedy="Give a JSON Schema, or none."
         ) from exc
-
-
-def _check_combine(request: RunRequest) -> None:
-    """Raises BridgeError if there is nothing that could be merged, or its schema cannot be used."""
-    if request.combine_schema is not None:
-        _check_output_schema(request.combine_schema)
-    if (request.combine and request.for_each is None) or (request.combine_schema and not request.combine):
-        raise errors.BridgeError(
-            "combine is for the answers of for_each, and combine_schema for what combine asks for.",
-            remedy="Give combine only with for_each, and combine_schema only with combine.",
-        )
 
 
 def _refuse_instructions(stored: resume.StoredRun, request: ContinueRequest) -> None:

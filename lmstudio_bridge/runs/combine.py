@@ -9,20 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lmstudio_bridge import events
 from lmstudio_bridge.agent.prompts import COMBINE, COMBINE_PART, COUNTED
 from lmstudio_bridge.agent.untrusted import delimiter_of
 from lmstudio_bridge.errors import RunNotFoundError
-from lmstudio_bridge.events import (
-    Emit,
-    Event,
-    ItemFinished,
-    ItemResults,
-    ItemsCombined,
-    ItemsListed,
-    Outcome,
-    RunContinued,
-    RunStarted,
-)
 from lmstudio_bridge.messages import Usage
 from lmstudio_bridge.runs.for_each import DoRun, run_items, safe_outcome
 from lmstudio_bridge.runs.item_rows import count_answers, item_rows, value_text, why_not_done
@@ -46,8 +36,8 @@ class Combiner:
         self,
         do_run: DoRun,
         *,
-        results: ItemResults,
-        start: RunStarted | RunContinued,
+        results: events.ItemResults,
+        start: events.RunStarted | events.RunContinued,
         model: str | None,
         folder: Path | None,
     ) -> None:
@@ -61,7 +51,7 @@ class Combiner:
         self._delimiter = delimiter_of(start.run_id)
 
     async def combine(
-        self, context_length: int, *, at_once: Callable[[], Awaitable[int]], seconds: float | None, tell: Emit
+        self, context_length: int, *, at_once: Callable[[], Awaitable[int]], seconds: float | None, tell: events.Emit
     ) -> tuple[str, str]:
         """The merged answer, "" if there is none, and then why, "" if no item has an answer either.
 
@@ -69,23 +59,23 @@ class Combiner:
         """
         if not self._rows:
             return "", ""
-        await tell(ItemsCombined(len(self._rows)))
+        await tell(events.ItemsCombined(len(self._rows)))
         merged = await self._combine(context_length, at_once=at_once, seconds=seconds)
-        await tell(ItemsCombined(len(self._rows), merged))
+        await tell(events.ItemsCombined(len(self._rows), merged))
         if merged.is_done:
             return merged.answer, ""
         return "", f"The answers could not be merged: {why_not_done(merged)}"
 
     async def _combine(
         self, context_length: int, *, at_once: Callable[[], Awaitable[int]], seconds: float | None
-    ) -> Outcome:
+    ) -> events.Outcome:
         rows = self._rows
         lines = [one_line(f"{shortened(row['item'], _SHOWN_ITEM)}: {value_text(row['answer'])}") for row in rows]
         all_rows = f"{len(rows):,} of {len(self._listed.items):,} items"
         of, counts = all_rows, count_answers(rows, self._listed.output_schema)
         room = int(context_length * _CHARS_OF_ANSWERS)
         halvings = 0
-        made: list[Outcome] = []
+        made: list[events.Outcome] = []
         notes: list[str] = []
         try:
             async with asyncio.timeout(seconds):
@@ -105,7 +95,7 @@ class Combiner:
                     lines = [one_line(f"Part {number}: {each.answer}") for number, each in enumerate(ended, start=1)]
                     of = f"{len(lines):,} parts of {all_rows}"
         except TimeoutError:
-            return _added_up(Outcome("deadline"), made, notes)
+            return _added_up(events.Outcome("deadline"), made, notes)
 
     def _tasks(self, parts: Sequence[Sequence[str]], *, of: str, counts: str) -> list[str]:
         """What the model reads for each part."""
@@ -117,24 +107,24 @@ class Combiner:
     def _task(self, lines: Sequence[str], items: str, counts: str, task: str) -> str:
         return COMBINE.format(items=items, counts=counts, answers=self._delimiter.wrap("\n".join(lines)), task=task)
 
-    async def _ask(self, tasks: Sequence[str], at_once: Callable[[], Awaitable[int]]) -> list[Outcome]:
+    async def _ask(self, tasks: Sequence[str], at_once: Callable[[], Awaitable[int]]) -> list[events.Outcome]:
         """How each of these requests ended, in order."""
         before, self._number = self._number, self._number + len(tasks)
-        level = ItemResults(ItemsListed(tuple(tasks), "", (), "", None, ""))
+        level = events.ItemResults(events.ItemsListed(tuple(tasks), "", (), "", None, ""))
         schema = self._listed.combine_schema if len(tasks) == 1 else ""
 
-        async def run(number: int) -> Outcome:
+        async def run(number: int) -> events.Outcome:
             return await safe_outcome(self._run(before + number, tasks[number - 1], schema))
 
-        async def tell(event: Event) -> None:
-            if isinstance(event, ItemFinished):
+        async def tell(event: events.Event) -> None:
+            if isinstance(event, events.ItemFinished):
                 level.finish(event.number, event.outcome)
 
         await run_items(level, run_item=run, at_once=at_once, seconds=None, retry=True, tell=tell)
-        missing = Outcome("failed", error="Too many requests failed.", outside=True)
+        missing = events.Outcome("failed", error="Too many requests failed.", outside=True)
         return [level.finished.get(number, missing) for number in range(1, len(tasks) + 1)]
 
-    async def _run(self, number: int, task: str, schema: str) -> Outcome:
+    async def _run(self, number: int, task: str, schema: str) -> events.Outcome:
         run_id = item_run_id(self._run_id, number)
         if self._folder:
             with suppress(RunNotFoundError):
@@ -167,7 +157,7 @@ def _split(lines: Sequence[str], room: int) -> list[list[str]]:
     return parts
 
 
-def _added_up(last: Outcome, made: Sequence[Outcome], notes: Sequence[str]) -> Outcome:
+def _added_up(last: events.Outcome, made: Sequence[events.Outcome], notes: Sequence[str]) -> events.Outcome:
     """The last outcome with the work of all requests, and what in its answer was in nothing that any of them read."""
     return dataclasses.replace(
         last,

@@ -13,19 +13,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from lmstudio_bridge import events
 from lmstudio_bridge.errors import BridgeError, ContextOverflowError, RunNotFoundError
-from lmstudio_bridge.events import (
-    Emit,
-    ItemFinished,
-    ItemResults,
-    ItemsListed,
-    ItemsProgress,
-    ItemStarted,
-    Outcome,
-    RunContinued,
-    RunStarted,
-    Stop,
-)
 from lmstudio_bridge.runs.changes import may_have_changed, standing_changes
 from lmstudio_bridge.runs.items import is_file, item_task
 from lmstudio_bridge.runs.journal import delete_journal, item_run_id
@@ -37,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ALIKE = 5  # items in a row that fail for the same outside reason; then the run pauses
 _NUMBERS = re.compile(r"\d+")
-_HOPELESS: frozenset[Stop] = frozenset({"stuck", "context_full"})  # a conversation that ended so is not gone on with
+_HOPELESS: frozenset[events.Stop] = frozenset({"stuck", "context_full"})  # such a conversation is not gone on with
 _INTERNAL = "Internal error in the bridge; its log on stderr says more."
 
 
@@ -59,11 +48,11 @@ class ItemRunner:
         self,
         do_run: DoRun,
         *,
-        start: RunStarted | RunContinued,
+        start: events.RunStarted | events.RunContinued,
         task: str,
-        listed: ItemsListed,
+        listed: events.ItemsListed,
         model: str | None,
-        first: RunStarted,
+        first: events.RunStarted,
         folder: Path | None,
         project: Path,
     ) -> None:
@@ -93,7 +82,7 @@ class ItemRunner:
             "access": start.access,
         }
 
-    async def run(self, number: int) -> Outcome:
+    async def run(self, number: int) -> events.Outcome:
         """How the run of this item ended, which does not fail, whatever happens to it."""
         outcome = await safe_outcome(self._run(number))
         if outcome.gone and outcome.stop not in ("failed", "cancelled"):  # an answer rests on nothing
@@ -103,7 +92,7 @@ class ItemRunner:
         changes = tuple(dataclasses.replace(each, before="", after="", diff="") for each in outcome.changes)
         return dataclasses.replace(outcome, changes=changes)
 
-    async def _run(self, number: int) -> Outcome:
+    async def _run(self, number: int) -> events.Outcome:
         run_id = item_run_id(self._run_id, number)
         task = item_task(self._task, self._items[number - 1])
         request: RunRequest | ContinueRequest = RunRequest(task, self.servers, agent=self._agent, **self._options)
@@ -140,28 +129,28 @@ class ItemRunner:
         return stored
 
 
-async def safe_outcome(work: Awaitable[Outcome]) -> Outcome:
+async def safe_outcome(work: Awaitable[events.Outcome]) -> events.Outcome:
     """The outcome of a run, also of one that could not start."""
     try:
         return await work
     except BridgeError as exc:
-        return Outcome("failed", error=exc.explain(), outside=not isinstance(exc, ContextOverflowError))
+        return events.Outcome("failed", error=exc.explain(), outside=not isinstance(exc, ContextOverflowError))
     except Exception as exc:  # a bug must not end the other items
         logger.error("the run of an item failed with an unexpected error", exc_info=exc)
-        return Outcome("failed", error=_INTERNAL)
+        return events.Outcome("failed", error=_INTERNAL)
 
 
 async def run_items(
-    results: ItemResults,
+    results: events.ItemResults,
     *,
-    run_item: Callable[[int], Awaitable[Outcome]],
+    run_item: Callable[[int], Awaitable[events.Outcome]],
     at_once: Callable[[], Awaitable[int]],
     seconds: float | None,
     retry: bool,
-    tell: Emit,
-    find_obstacle: Callable[[Outcome], Awaitable[str]] | None = None,
+    tell: events.Emit,
+    find_obstacle: Callable[[events.Outcome], Awaitable[str]] | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[Stop, str]:
+) -> tuple[events.Stop, str]:
     """Run the items that are missing, then those that failed; returns how that ended, and why not all are done.
 
     Each end is told at once, and `tell` adds it to the results. `at_once` says how many items may run at the same
@@ -179,7 +168,7 @@ async def run_items(
     async def work(number: int) -> None:
         nonlocal obstacle
         outcome = await run_item(number)
-        await tell(ItemFinished(number, outcome))
+        await tell(events.ItemFinished(number, outcome))
         if outcome.stop != "failed" or not outcome.outside:
             alike.clear()
             return
@@ -199,7 +188,7 @@ async def run_items(
         failed = len(ended.intersection(results.failed()))
         total = len(results.listed.items)
         doubtful = sum(results.finished[number].is_done and bool(results.finished[number].failed) for number in ended)
-        await tell(ItemsProgress(total - whole + done, total, failed, len(running), left, doubtful))
+        await tell(events.ItemsProgress(total - whole + done, total, failed, len(running), left, doubtful))
 
     try:
         async with asyncio.timeout(seconds) as limit, asyncio.TaskGroup() as group:
@@ -207,7 +196,7 @@ async def run_items(
                 room = await at_once()
                 while waiting and len(running) < room and len(alike) < MAX_ALIKE and not obstacle:
                     number = waiting.popleft()
-                    await tell(ItemStarted(number))
+                    await tell(events.ItemStarted(number))
                     running.add(group.create_task(work(number)))
                 await tell_progress()
                 if not running:
@@ -219,7 +208,7 @@ async def run_items(
         return "deadline", f"The run reached its limit of {seconds:g} s."
     if not results.to_do():
         return "answered", ""
-    stop: Stop = "partial" if any(each.is_done for each in results.finished.values()) else "failed"
+    stop: events.Stop = "partial" if any(each.is_done for each in results.finished.values()) else "failed"
     if obstacle:
         return stop, f"Paused: {obstacle}"
     if len(alike) >= MAX_ALIKE and waiting:

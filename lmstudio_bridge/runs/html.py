@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import itemgetter
@@ -212,18 +212,16 @@ class Story:
 def tell_story(journal: Sequence[TimedEvent]) -> Story:
     """The story in a run's journal; events without a time take none."""
     story = Story()
-    clock = _Clock()
     calls: dict[str, Step] = {}  # in progress, by id
     began = 0.0  # the last time that something was waited for
     offered = told_offered = 0  # tools; told where their number changes
-    for timed in journal:
-        now = clock.seconds(timed)
-        story.seconds = max(story.seconds, now)
-        match timed.event:
+    for now, event in _with_seconds(journal):
+        story.seconds = now
+        match event:
             case events.RunStarted() | events.RunContinued():
                 began = now
-                if isinstance(timed.event, events.RunContinued):
-                    story.instructions.append(timed.event.instructions)
+                if isinstance(event, events.RunContinued):
+                    story.instructions.append(event.instructions)
             case events.ModelChosen(context_length=context_length):
                 story.context_length = context_length
             case events.ServerReady(server=server, tools=tools):
@@ -314,19 +312,13 @@ def _calls_of_item(folder: Path, run_id: str) -> tuple[Step, ...]:
     )
 
 
-class _Clock:
-    """Seconds of a run at each of its events, without the time between its end and a continuation."""
-
-    def __init__(self) -> None:
-        self._zero: datetime | None = None
-        self._offset = 0.0
-        self._last = 0.0
-
-    def seconds(self, timed: TimedEvent) -> float:
-        if timed.at is None:
-            return self._last
-        if self._zero is None or isinstance(timed.event, events.RunContinued | events.RunStarted):
-            self._offset = self._last + _PAUSE if self._zero else 0.0
-            self._zero = timed.at
-        self._last = max(self._last, self._offset + (timed.at - self._zero).total_seconds())
-        return self._last
+def _with_seconds(journal: Sequence[TimedEvent]) -> Iterator[tuple[float, events.Event]]:
+    """The events with the seconds of the run so far, without the time between its end and a continuation."""
+    zero: datetime | None = None
+    now = offset = 0.0
+    for each in journal:
+        if each.at and (zero is None or isinstance(each.event, events.RunContinued | events.RunStarted)):
+            zero, offset = each.at, now + _PAUSE if zero else 0.0
+        if each.at and zero:
+            now = max(now, offset + (each.at - zero).total_seconds())
+        yield now, each.event

@@ -36,17 +36,28 @@ def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
     that were not found in anything that was read, `failed_calls` calls that were not made good, `coverage` is how much
     of what the task speaks of was read.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, item in enumerate(items.listed.items, start=1):
-        outcome = items.finished.get(number)
+        outcome = items.finished.get(number, Outcome("failed"))
+        status = "not_done" if number not in items.finished else "done" if outcome.is_done else "failed"
         may_have_changed = number in items.unsure or (number in items.open and access == "write")
-        unsure = [_UNDER_WAY] if may_have_changed else []
-        if outcome is None:
-            rows.append(_row(item, "not_done", "".join(unsure), None, Outcome("failed")))
-        elif not outcome.is_done:
-            rows.append(_row(item, "failed", "; ".join([why_not_done(outcome), *unsure]), None, outcome))
-        else:
-            rows.append(_row(item, "done", "", _value(outcome.answer, items.listed.output_schema), outcome))
+        reasons = [why_not_done(outcome)] if status == "failed" else []
+        reasons += [_UNDER_WAY] if may_have_changed and status != "done" else []
+        rows.append(
+            {
+                "item": item,
+                "status": status,
+                "reason": "; ".join(reasons),
+                "answer": _value(outcome.answer, items.listed.output_schema) if status == "done" else None,
+                "sources": list(outcome.rests_on),
+                "missing": list(outcome.missing),
+                "calls": list(outcome.called),
+                "failed_calls": list(outcome.failed),
+                "coverage": outcome.coverage,
+                "notes": list(outcome.notes),
+                "seconds": round(outcome.seconds, 3),
+            }
+        )
     return rows
 
 
@@ -83,22 +94,6 @@ def rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
 def _without_formula(cell: str) -> str:
     begins = clean_text(cell)[0].lstrip()
     return f"'{cell}" if begins.startswith(_FORMULA) and not _NUMBER.fullmatch(begins) else cell
-
-
-def _row(item: str, status: str, reason: str, answer: Any, outcome: Outcome) -> dict[str, Any]:
-    return {
-        "item": item,
-        "status": status,
-        "reason": reason,
-        "answer": answer,
-        "sources": list(outcome.rests_on),
-        "missing": list(outcome.missing),
-        "calls": list(outcome.called),
-        "failed_calls": list(outcome.failed),
-        "coverage": outcome.coverage,
-        "notes": list(outcome.notes),
-        "seconds": round(outcome.seconds, 3),
-    }
 
 
 def _value(answer: str, schema: str) -> Any:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmstudio_bridge.agent.tools import definition_chars
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
-from lmstudio_bridge.messages import ServerConfig, ServerTool
+from lmstudio_bridge.messages import ServerConfig, ServerTool, is_deeper
 from lmstudio_bridge.runs.tool_changes import (
     INSTRUCTIONS,
     ToolHistory,
@@ -175,19 +175,13 @@ class ToolCache:
             why = str(exc) if isinstance(exc, OSError) else "it is damaged, or not one of ours"
             logger.warning("the tool cache of MCP server %s in %s cannot be read: %s", config.name, path, why)
             raise UnreadableCacheError(f"{path}: {why}") from exc
-        tools = (
-            None
-            if stored.tools is None
-            else tuple(ServerTool(config.name, **tool.model_dump()) for tool in stored.tools)
-        )
-        return CachedTools(tools, stored.history, stored.complete, stored.listed_at, stored.instructions, stored.seen)
+        tools = tuple(ServerTool(config.name, **tool.model_dump()) for tool in stored.tools or ())
+        rest = (stored.history, stored.complete, stored.listed_at, stored.instructions, stored.seen)
+        return CachedTools(None if stored.tools is None else tools, *rest)
 
     def storable(self, config: ServerConfig, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
         """The tools as a file would give them back: without secrets, and without what JSON cannot express."""
-        own = secrets_of_entry(
-            env=config.env, headers=config.headers, url=config.url, arguments=(config.command, *config.args)
-        )
-        redactor = Redactor([*self._values, *self._tokens, *own])
+        redactor = Redactor([*self._values, *self._tokens, *secrets_of_entry(config)])
         return tuple(
             replace(
                 tool,
@@ -291,35 +285,26 @@ class _Stored(BaseModel):
     tools: list[_StoredTool] | None
 
 
-class _TooDeepError(Exception):
-    """A schema has more levels than are stored."""
-
-
 def _plain_text(text: str, redactor: Redactor) -> str:
     return redactor.redact(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _plain_schema(tool: ServerTool, redactor: Redactor) -> dict[str, Any]:
     """The schema, or a placeholder if it is nested too deeply: all of those look the same."""
-    try:
-        plain: dict[str, Any] = _plain_value(dict(tool.input_schema), redactor, MAX_DEPTH)
-    except _TooDeepError:
+    if is_deeper(tool.input_schema, MAX_DEPTH - 1):
         return {"type": "object", "properties": {}, "description": f"more than {MAX_DEPTH} levels"}
+    plain: dict[str, Any] = _plain_value(dict(tool.input_schema), redactor)
     return plain
 
 
-def _plain_value(value: Any, redactor: Redactor, levels: int) -> Any:
-    if not levels:
-        raise _TooDeepError
+def _plain_value(value: Any, redactor: Redactor) -> Any:
     match value:
         case str():
             return _plain_text(value, redactor)
         case dict():
-            return {
-                _plain_text(str(key), redactor): _plain_value(each, redactor, levels - 1) for key, each in value.items()
-            }
+            return {_plain_text(str(key), redactor): _plain_value(each, redactor) for key, each in value.items()}
         case list() | tuple():
-            return [_plain_value(each, redactor, levels - 1) for each in value]
+            return [_plain_value(each, redactor) for each in value]
         case float() if value != value or value in (float("inf"), float("-inf")):
             return str(value)
         case _:

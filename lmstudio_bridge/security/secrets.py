@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from lmstudio_bridge.messages import ServerConfig
+
 _SECRET_NAME = re.compile(
     r"key(?!board)|token|secret|passw|passphrase|passcode|(?<!by)(?<!com)pass\b|_pwd\b|credential|auth(?!ors?(?:\b|_)|ority)|cookie|session|private"
     r"|dsn|(?:\b|_)(?:pat|pw|pin|otp|sig)\b|(?<=\w)(?<!old)pwd\b|creds?\b|bearer|jwt|mnemonic|signature|signing|(?:\b|_)salt\b"
@@ -64,15 +66,13 @@ _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _NAMED = re.compile(r"-{0,2}([A-Za-z][\w-]*)\s*[=:]\s*(?!/)(\S.*)", re.DOTALL)
 
 
-def secrets_of_entry(
-    *, env: Mapping[str, str], headers: Mapping[str, str], url: str, arguments: Iterable[str]
-) -> list[str]:
+def secrets_of_entry(config: ServerConfig) -> list[str]:
     """The secrets in the configuration of a server."""
     return [
-        *secrets_of_environment(env),
-        *secrets_of_headers(headers),
-        *secrets_of_url(url),
-        *secrets_of_arguments(arguments),
+        *secrets_of_environment(config.env),
+        *secrets_of_headers(config.headers),
+        *secrets_of_url(config.url),
+        *secrets_of_arguments((config.command, *config.args)),
     ]
 
 
