@@ -232,9 +232,12 @@ def test_every_project_url_is_in_one_repository() -> None:
     assert [url for url in urls.values() if not url.startswith(urls["Repository"])] == []
 
 
-def test_the_index_lists_every_page_once() -> None:
-    listed = re.findall(r"^\| \S.* \| \[(.+?)\]\(\1\) \|$", read("docs/README.md"), flags=re.MULTILINE)
-    assert sorted(listed) == [page for page in PAGES if page != "README.md"]
+@pytest.mark.parametrize("folder", ["", "contributing/"])
+def test_the_index_lists_every_page_once(folder: str) -> None:
+    rows = re.findall(r"^\| \S.* \| \[(.+?)\]\(\1\) \|$", read(f"docs/{folder}README.md"), flags=re.MULTILINE)
+    listed = [f"{folder}{row}" for row in rows]
+    pages = [page for page in PAGES if page.rpartition("/")[0] == folder.rstrip("/")]
+    assert sorted(listed) == [page for page in pages if page != f"{folder}README.md"]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "/" not in page and page not in GENERATED])
