@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections import Counter
+from functools import partial
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.lmstudio_sim.replies import CallReply, CutSocket, HttpReply, Reply, S
 from tests.lmstudio_sim.requests import SimRequest
 from tests.support.desk import MODEL, Desk, assert_names, desk, open_desk, shared_bridges
 from tests.support.processes import SLOPPY
-from tests.support.raw_client import Answer
+from tests.support.raw_client import Answer, RawClient
 from tests.support.shell import LIMIT, Shell
 
 __all__ = ["desk", "shared_bridges"]  # fixtures
@@ -26,6 +27,7 @@ __all__ = ["desk", "shared_bridges"]  # fixtures
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 TASK = "Which code is in the file {item}?"
+ALL: dict[str, Any] = {"mcp_name": "filesystem", "task": TASK, "for_each": "f*.txt"}
 
 
 def make_files(desk: Desk, count: int) -> list[str]:
@@ -52,10 +54,39 @@ def read_and_tell(request: SimRequest) -> Reply:
     return CallReply(("filesystem__read_text_file", {"path": name}))
 
 
+def cursed(name: str, request: SimRequest) -> Reply:
+    """The same, but LM Studio refuses one item."""
+    refusal = HttpReply(400, json.dumps({"error": "This item is cursed."}).encode())
+    return refusal if item_of(request) == name else read_and_tell(request)
+
+
+def only_the_first(request: SimRequest) -> Reply:
+    """The same for the first item; for the others it never comes to an answer."""
+    return read_and_tell(request) if item_of(request) == "f001.txt" else TextReply("x", faults=(Stall(),))
+
+
 def run_id_of(answer: Answer) -> str:
     found = re.search(r"\brun (\S+)\]", answer.text)
     assert found, answer.text
     return found[1]
+
+
+def newest_run(desk: Desk) -> str:
+    """The only run over many: the names of its items' journals are longer."""
+    return min((path.stem for path in desk.journals()), key=len)
+
+
+async def continue_cancelled(desk: Desk, client: RawClient) -> Answer:
+    """Go on with a run whose call was cancelled, which ends on its own time."""
+    async with asyncio.timeout(LIMIT):
+        while not table_of(answer := await client.call("continue_run", run_id=newest_run(desk))):
+            pass
+    return answer
+
+
+async def kill(client: RawClient) -> None:
+    client.process.kill()
+    await client.process.wait()
 
 
 def table_of(answer: Answer) -> list[list[str]]:
@@ -115,7 +146,7 @@ async def test_two_hundred_files_are_two_hundred_rows_though_one_request_in_ten_
 
     desk.sim.script_fn(MODEL, act)
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        answer = await client.call("autonomous_with_mcp", **ALL)
 
     assert not answer.is_error
     assert answer.text.startswith("200 of 200 items done")
@@ -139,7 +170,7 @@ async def test_as_many_items_run_at_once_as_the_model_has_slots(
     desk.sim.script_fn(MODEL, lambda request: TextReply("No code.", faults=(Stall(until=go),)))
     desk.environ = desk.environ | environ
     async with desk.bridge() as client:
-        number = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        number = await client.start_call("autonomous_with_mcp", **ALL)
         await desk.sim.wait_for_request(slots, path="/v1/chat/completions")
         await client.wait_for_progress(number, f"0 of {slots + 2} · {slots} at once")
         assert sorted(map(item_of, desk.chat_requests())) == names[:slots]
@@ -158,7 +189,7 @@ async def test_a_run_that_starts_meanwhile_gets_the_next_slot_that_is_free(desk:
 
     desk.sim.script_fn(MODEL, act)
     async with desk.bridge() as client:
-        many = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        many = await client.start_call("autonomous_with_mcp", **ALL)
         await desk.sim.wait_for_request(4, path="/v1/chat/completions")
         one = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task="Say hello.")
         await client.wait_for_progress(one, f"queued for {MODEL}: position 1")
@@ -174,9 +205,7 @@ async def test_writing_items_run_one_after_another(desk: Desk) -> None:
     make_files(desk, 3)
     desk.sim.script_fn(MODEL, read_and_tell)
     async with desk.bridge() as client:
-        answer = await client.call(
-            "autonomous_with_write_access", mcp_names=["filesystem"], task=TASK, for_each="f*.txt"
-        )
+        answer = await client.call("autonomous_with_write_access", task=TASK, for_each="f*.txt")
 
     assert answer.text.startswith("3 of 3 items done")
     requests = [item_of(request) for request in desk.chat_requests()]
@@ -207,15 +236,9 @@ async def test_all_items_begin_with_the_same_bytes(desk: Desk) -> None:
 
 async def test_an_item_that_fails_is_told_first_and_never_looks_like_a_success(desk: Desk) -> None:
     make_files(desk, 3)
-
-    def act(request: SimRequest) -> Reply:
-        if item_of(request) == "f002.txt":
-            return HttpReply(400, json.dumps({"error": "This item is cursed."}).encode())
-        return read_and_tell(request)
-
-    desk.sim.script_fn(MODEL, act)
+    desk.sim.script_fn(MODEL, partial(cursed, "f002.txt"))
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        answer = await client.call("autonomous_with_mcp", **ALL)
         assert not answer.is_error
         lines = answer.text.splitlines()
         assert lines[0] == "2 of 3 items done · 1 failed"
@@ -245,14 +268,9 @@ async def test_rows_fit_the_schema_and_can_be_had_as_csv(desk: Desk) -> None:
         return read_and_tell(request)
 
     desk.sim.script_fn(MODEL, act)
+    arguments = {"task": "Which code is in it?", "for_each": ["f001.txt", "f002.txt"], "output_schema": schema}
     async with desk.bridge() as client:
-        answer = await client.call(
-            "autonomous_with_mcp",
-            mcp_name="filesystem",
-            task="Which code is in it?",
-            for_each=["f001.txt", "f002.txt"],
-            output_schema=schema,
-        )
+        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", **arguments)
         resource = await client.request("resources/read", {"uri": f"lmstudio://runs/{run_id_of(answer)}"})
 
     assert "| item | status | code | rests on |" in answer.text
@@ -268,7 +286,7 @@ async def test_the_run_pauses_when_five_items_in_a_row_fail_for_the_same_reason(
     make_files(desk, 30)
     desk.sim.script_fn(MODEL, lambda _: HttpReply(401, b'{"error": {"message": "bad key"}}'))
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        answer = await client.call("autonomous_with_mcp", **ALL)
         assert answer.is_error
         assert_names(answer, "0 of 30 items done", "Paused: ", "in a row failed for the same reason")
         assert len(desk.chat_requests()) < 10
@@ -319,11 +337,10 @@ async def test_a_kill_repeats_no_finished_item(desk: Desk) -> None:
 
     desk.sim.script_fn(MODEL, act)
     async with desk.bridge(fresh=True, checked=False) as client:
-        await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        await client.start_call("autonomous_with_mcp", **ALL)
         await desk.sim.wait_for_request(killed_after + 1, path="/v1/chat/completions")
-        client.process.kill()
-        await client.process.wait()
-    parent = min((path.stem for path in desk.journals()), key=len)
+        await kill(client)
+    parent = newest_run(desk)
     before = {row["item"] for row in await rows_of(desk, parent) if row["status"] == "done"}
     desk.sim.script_fn(MODEL, read_and_tell)
     async with desk.bridge() as client:
@@ -390,9 +407,8 @@ async def test_a_writing_run_that_is_killed_again_and_again_repeats_nothing(desk
             async with asyncio.timeout(LIMIT):
                 while not under_way or calls()[under_way] < (moment != "before the call"):  # noqa: ASYNC110  # a log
                     await asyncio.sleep(0.01)
-            client.process.kill()
-            await client.process.wait()
-        run_id = min((path.stem for path in desk.journals()), key=len)
+            await kill(client)
+        run_id = newest_run(desk)
         start = {"run_id": run_id, "task": "Go on."}
         told = await rows()
         assert [row["item"] for row in told] == names
@@ -419,13 +435,12 @@ async def test_a_writing_run_that_is_killed_again_and_again_repeats_nothing(desk
 async def test_a_writing_item_that_was_under_way_may_have_happened(desk: Desk) -> None:
     """Its call is not repeated by itself; the model and the caller are told."""
     make_files(desk, 2)
-    written = [f"filesystem__{tool}" for tool in ("write_file", "edit_file")]
 
     def act(request: SimRequest) -> Reply:
         name = item_of(request)
         if any(message["role"] == "tool" for message in request.messages):
             return TextReply("never", faults=(Stall(),)) if name == "f002.txt" else TextReply("Written.")
-        return CallReply((written[0], {"path": str(desk.project / name), "content": "new\n"}))
+        return CallReply(("filesystem__write_file", {"path": str(desk.project / name), "content": "new\n"}))
 
     desk.sim.script_fn(MODEL, act)
     async with desk.bridge(fresh=True, checked=False) as client:
@@ -433,9 +448,8 @@ async def test_a_writing_item_that_was_under_way_may_have_happened(desk: Desk) -
             "autonomous_with_write_access", mcp_names=["filesystem"], task="Write new into {item}", for_each="f*.txt"
         )
         await desk.sim.wait_for_request(4, path="/v1/chat/completions")
-        client.process.kill()
-        await client.process.wait()
-    parent = min((path.stem for path in desk.journals()), key=len)
+        await kill(client)
+    parent = newest_run(desk)
     first, second = await rows_of(desk, parent)
     assert first["status"] == "done"
     assert (second["status"], second["answer"]) == ("not_done", None)
@@ -456,15 +470,9 @@ async def test_a_writing_item_that_was_under_way_may_have_happened(desk: Desk) -
 
 async def test_the_time_limit_keeps_what_is_done(desk: Desk) -> None:
     make_files(desk, 3)
-
-    def act(request: SimRequest) -> Reply:
-        return read_and_tell(request) if item_of(request) == "f001.txt" else TextReply("x", faults=(Stall(),))
-
-    desk.sim.script_fn(MODEL, act)
+    desk.sim.script_fn(MODEL, only_the_first)
     async with desk.bridge() as client:
-        answer = await client.call(
-            "autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt", timeout=3
-        )
+        answer = await client.call("autonomous_with_mcp", **ALL, timeout=3)
 
     assert answer.text.startswith("1 of 3 items done · 2 not done")
     assert "reached its limit of 3 s" in answer.text
@@ -474,21 +482,13 @@ async def test_the_time_limit_keeps_what_is_done(desk: Desk) -> None:
 
 async def test_what_is_cancelled_can_be_continued(desk: Desk) -> None:
     names = make_files(desk, 3)
-
-    def act(request: SimRequest) -> Reply:
-        return read_and_tell(request) if item_of(request) == "f001.txt" else TextReply("x", faults=(Stall(),))
-
-    desk.sim.script_fn(MODEL, act)
+    desk.sim.script_fn(MODEL, only_the_first)
     async with desk.bridge() as client:
-        number = await client.start_call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        number = await client.start_call("autonomous_with_mcp", **ALL)
         await client.wait_for_progress(number, "1 of 3")
         await client.cancel(number)
-        parent = min((path.stem for path in desk.journals()), key=len)
         desk.sim.script_fn(MODEL, read_and_tell)
-        answer = await client.call("continue_run", run_id=parent)
-        async with asyncio.timeout(LIMIT):
-            while not table_of(answer):  # the cancelled call ends on its own time
-                answer = await client.call("continue_run", run_id=parent)
+        answer = await continue_cancelled(desk, client)
 
     assert [row[:2] for row in table_of(answer)] == [[name, "done"] for name in names]
     assert answers_given(desk)["f001.txt"] == 1
@@ -500,14 +500,11 @@ async def test_the_answers_are_merged_at_the_end_with_counts_of_the_bridge(desk:
     def act(request: SimRequest) -> Reply:
         if merges(request):
             return TextReply("Codes: c001, c002, c004 and c777.")
-        if item_of(request) == "f003.txt":
-            return HttpReply(400, json.dumps({"error": "This item is cursed."}).encode())
-        return read_and_tell(request)
+        return cursed("f003.txt", request)
 
     desk.sim.script_fn(MODEL, act)
-    arguments = {"mcp_name": "filesystem", "task": TASK, "for_each": "f*.txt", "combine": "List the codes."}
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", **arguments)
+        answer = await client.call("autonomous_with_mcp", **ALL, combine="List the codes.")
         run_id = run_id_of(answer)
         resource = await client.request("resources/read", {"uri": f"lmstudio://runs/{run_id}"})
 
@@ -558,9 +555,9 @@ async def test_answers_that_could_not_be_merged_are_kept_and_only_the_merge_is_m
         return HttpReply(400, b'{"error": "No."}') if merges(request) else read_and_tell(request)
 
     desk.sim.script_fn(MODEL, act)
-    arguments = {"mcp_name": "filesystem", "task": TASK, "for_each": "f*.txt", "combine": "How many codes are there?"}
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", **arguments, combine_schema=schema)
+        arguments = {**ALL, "combine": "How many codes are there?", "combine_schema": schema}
+        answer = await client.call("autonomous_with_mcp", **arguments)
         assert not answer.is_error
         assert answer.report["stop"] == "partial"
         assert answer.text.startswith("3 of 3 items done\nThe answers could not be merged: LM Studio refused")
@@ -586,17 +583,12 @@ async def test_a_merge_that_was_cancelled_is_all_that_is_left_to_do(desk: Desk) 
         return TextReply("x", faults=(Stall(),)) if merges(request) else read_and_tell(request)
 
     desk.sim.script_fn(MODEL, act)
-    arguments = {"mcp_name": "filesystem", "task": TASK, "for_each": "f*.txt", "combine": "List them."}
     async with desk.bridge() as client:
-        number = await client.start_call("autonomous_with_mcp", **arguments)
+        number = await client.start_call("autonomous_with_mcp", **ALL, combine="List them.")
         await client.wait_for_progress(number, "Merging the answers of 2 items")
         await client.cancel(number)
-        parent = min((path.stem for path in desk.journals()), key=len)
         desk.sim.script_fn(MODEL, lambda request: TextReply("Both." if merges(request) else "Not again."))
-        answer = await client.call("continue_run", run_id=parent)
-        async with asyncio.timeout(LIMIT):
-            while not table_of(answer):  # the cancelled call ends on its own time
-                answer = await client.call("continue_run", run_id=parent)
+        answer = await continue_cancelled(desk, client)
 
     assert answer.text.startswith("2 of 2 items done")
     assert "\n\nBoth.\n\n" in answer.text
@@ -615,9 +607,7 @@ async def test_a_merge_that_was_cancelled_is_all_that_is_left_to_do(desk: Desk) 
 )
 async def test_bad_items_are_named_before_anything_starts(desk: Desk, for_each: Any, named: list[str]) -> None:
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each=for_each)
-
-    assert answer.is_error
+        answer = await client.call("autonomous_with_mcp", **{**ALL, "for_each": for_each})
     assert_names(answer, *named)
     assert desk.journals() == []
 
@@ -626,7 +616,7 @@ async def test_runs_lists_the_run_and_not_its_items_and_delete_takes_them_along(
     make_files(desk, 2)
     desk.sim.script_fn(MODEL, read_and_tell)
     async with desk.bridge() as client:
-        answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", task=TASK, for_each="f*.txt")
+        answer = await client.call("autonomous_with_mcp", **ALL)
         runs = await client.request("resources/read", {"uri": "lmstudio://runs"})
     run_id = run_id_of(answer)
     text = runs["contents"][0]["text"]
@@ -701,13 +691,7 @@ async def test_what_an_item_asks_for_is_not_the_task(desk: Desk, tool: str) -> N
 
 async def test_from_the_shell_the_rows_and_the_exit_code_tell_what_is_done(desk: Desk) -> None:
     make_files(desk, 2)
-
-    def act(request: SimRequest) -> Reply:
-        if item_of(request) == "f002.txt":
-            return HttpReply(400, json.dumps({"error": "This item is cursed."}).encode())
-        return read_and_tell(request)
-
-    desk.sim.script_fn(MODEL, act)
+    desk.sim.script_fn(MODEL, partial(cursed, "f002.txt"))
     command = ["run", TASK, "--for-each", "f001.txt", "f002.txt", "--mcp", "filesystem", "--access", "write", "--json"]
     code, out, err = await shell_of(desk).run(*command)
     assert (code, "done: partly done" in err) == (1, True)

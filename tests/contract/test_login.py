@@ -51,8 +51,11 @@ class Guarded:
         return [each["grant"] for each in (await self.seen())["grants"]]
 
 
+Guard = Callable[..., Guarded]
+
+
 @pytest.fixture
-def guard(shell: Shell) -> Iterator[Callable[..., Guarded]]:
+def guard(shell: Shell) -> Iterator[Guard]:
     """Starts the server with these habits, and configures it as `web`."""
     with ExitStack() as started:
 
@@ -123,10 +126,9 @@ async def other_host() -> AsyncIterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_login_is_used_in_runs(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded], transport: str
-) -> None:
-    guard(transport=transport)
+async def test_login_is_used_in_runs(shell: Shell, sim: Simulator, guard: Guard, transport: str) -> None:
+    """It is bound to the server, and kept in a private file where there is no keyring."""
+    server = guard(transport=transport)
 
     before = await ask(shell, sim)
     state_before = await state_of_server(shell)
@@ -139,20 +141,18 @@ async def test_login_is_used_in_runs(
     assert "logged in" not in state_before
     assert code == 0, said
     assert "The server offers 2 tools." in said
+    assert "in a file that only you can read" in said
     assert after[0] == 0, after[2]
     assert "logged in" in await state_of_server(shell)
+    [file] = login_files(shell)
+    assert (stat.S_IMODE(file.stat().st_mode), stat.S_IMODE(file.parent.stat().st_mode)) == (0o600, 0o700)
+    seen = await server.seen()
+    assert seen["tokens"][0] in file.read_text(encoding="utf-8")
+    path = "sse" if transport == "sse" else "mcp"
+    assert seen["grants"] == [{"grant": "authorization_code", "resource": f"{server.base}/{path}"}]
 
 
-async def test_login_is_bound_to_the_server(shell: Shell, guard: Callable[..., Guarded]) -> None:
-    server = guard()
-
-    await log_in(shell)
-
-    [grant] = (await server.seen())["grants"]
-    assert grant == {"grant": "authorization_code", "resource": f"{server.base}/mcp"}
-
-
-async def test_tokens_are_shown_nowhere(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
+async def test_tokens_are_shown_nowhere(shell: Shell, sim: Simulator, guard: Guard) -> None:
     server = guard(gossips=True)
     _, said = await log_in(shell)
     shell_debug = Shell(shell.folder, {**shell.environ, "LMSTUDIO_BRIDGE_LOG_LEVEL": "debug"})
@@ -177,29 +177,10 @@ async def test_tokens_are_shown_nowhere(shell: Shell, sim: Simulator, guard: Cal
     assert "logged in" in doctor[1]
 
 
-async def test_without_a_keyring_the_login_is_in_a_private_file(shell: Shell, guard: Callable[..., Guarded]) -> None:
-    server = guard()
-
-    _, said = await log_in(shell)
-
-    [file] = login_files(shell)
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert (await server.seen())["tokens"][0] in file.read_text(encoding="utf-8")
-    assert "in a file that only you can read" in said
-
-
-async def test_keyring_holds_the_tokens(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
-    server = guard()
-    kept = shell.folder / "keyring.json"
-    with_keyring = Shell(
-        shell.folder,
-        {
-            **shell.environ,
-            "PYTHON_KEYRING_BACKEND": "tests.support.file_keyring.FileKeyring",
-            "TEST_KEYRING": str(kept),
-        },
-    )
+async def test_keyring_holds_the_tokens(shell: Shell, sim: Simulator, guard: Guard) -> None:
+    server, kept = guard(), shell.folder / "keyring.json"
+    backend = {"PYTHON_KEYRING_BACKEND": "tests.support.file_keyring.FileKeyring", "TEST_KEYRING": str(kept)}
+    with_keyring = Shell(shell.folder, {**shell.environ, **backend})
 
     _, said = await log_in(with_keyring)
     await server.tell("revoke?what=access")
@@ -211,14 +192,11 @@ async def test_keyring_holds_the_tokens(shell: Shell, sim: Simulator, guard: Cal
     assert run[0] == 0, run[2]
     assert [token for token in tokens if token in file.read_text(encoding="utf-8")] == []
     assert [token for token in tokens if token in kept.read_text(encoding="utf-8")] == tokens[2:]
-
-    code, _, _ = await with_keyring.run("logout", "web")
-
-    assert code == 0
+    assert (await with_keyring.run("logout", "web"))[0] == 0
     assert json.loads(kept.read_text(encoding="utf-8")) == {}
 
 
-async def test_expired_token_is_renewed_before_it_is_sent(shell: Shell, guard: Callable[..., Guarded]) -> None:
+async def test_expired_token_is_renewed_before_it_is_sent(shell: Shell, guard: Guard) -> None:
     server = guard(lifetimes=[0])
 
     code, said = await log_in(shell)
@@ -228,7 +206,7 @@ async def test_expired_token_is_renewed_before_it_is_sent(shell: Shell, guard: C
 
 
 async def test_token_of_unknown_lifetime_is_renewed_when_it_is_refused(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+    shell: Shell, sim: Simulator, guard: Guard
 ) -> None:
     server = guard(tells_lifetime=False)
     await log_in(shell)
@@ -242,7 +220,7 @@ async def test_token_of_unknown_lifetime_is_renewed_when_it_is_refused(
 
 
 async def test_token_that_is_refused_in_the_middle_of_a_session_is_renewed(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+    shell: Shell, sim: Simulator, guard: Guard
 ) -> None:
     server = guard()
     await log_in(shell)
@@ -260,7 +238,7 @@ async def test_token_that_is_refused_in_the_middle_of_a_session_is_renewed(
     assert await server.grants() == ["authorization_code", "refresh_token"]
 
 
-async def test_processes_renew_a_login_only_once(shell: Shell, guard: Callable[..., Guarded]) -> None:
+async def test_processes_renew_a_login_only_once(shell: Shell, guard: Guard) -> None:
     server = guard()
     await log_in(shell)
     await server.tell("revoke?what=access")
@@ -277,7 +255,7 @@ async def test_processes_renew_a_login_only_once(shell: Shell, guard: Callable[.
     assert await server.grants() == ["authorization_code", "refresh_token"]
 
 
-async def test_revoked_login_names_the_command(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
+async def test_revoked_login_names_the_command(shell: Shell, sim: Simulator, guard: Guard) -> None:
     server = guard()
     await log_in(shell)
     await server.tell("revoke?what=access&what=refresh")
@@ -292,7 +270,7 @@ async def test_revoked_login_names_the_command(shell: Shell, sim: Simulator, gua
 
 @pytest.mark.parametrize("when", ["at the start", "in a call"])
 async def test_an_authorization_server_that_is_down_is_named_and_nothing_was_executed(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded], when: str
+    shell: Shell, sim: Simulator, guard: Guard, when: str
 ) -> None:
     server = guard()
     await log_in(shell)
@@ -325,7 +303,7 @@ async def test_an_authorization_server_that_is_down_is_named_and_nothing_was_exe
 
 
 async def test_outage_of_the_authorization_server_does_not_end_the_login(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
+    shell: Shell, sim: Simulator, guard: Guard
 ) -> None:
     server = guard()
     await log_in(shell)
@@ -355,7 +333,7 @@ async def test_outage_of_the_authorization_server_does_not_end_the_login(
     ],
 )
 async def test_login_that_must_fail_keeps_nothing(
-    shell: Shell, guard: Callable[..., Guarded], habits: dict[str, Any], reason: str
+    shell: Shell, guard: Guard, habits: dict[str, Any], reason: str
 ) -> None:
     server = guard(**habits)
 
@@ -369,49 +347,34 @@ async def test_login_that_must_fail_keeps_nothing(
     assert login_files(shell) == []
 
 
-async def test_token_request_does_not_follow_to_another_host(shell: Shell, guard: Callable[..., Guarded]) -> None:
+@pytest.mark.parametrize(
+    ("moves", "told"),
+    [
+        ("moves_token_endpoint", "its authorization server answered with HTTP 307"),
+        ("moves_server", "answered with HTTP 307"),
+    ],
+)
+async def test_no_token_follows_to_another_host(
+    shell: Shell, sim: Simulator, guard: Guard, moves: str, told: str
+) -> None:
+    """Neither at the login, nor at its renewal, nor with a call."""
+    server = guard()
+    await log_in(shell)
     async with other_host() as (address, heads):
-        guard(moves_token_endpoint=address)
-        code, said = await log_in(shell)
+        if moves == "moves_token_endpoint":
+            await server.tell("revoke?what=access")
+        await server.tell("set", {moves: address})
+        code, _, err = await ask(shell, sim)
+        refused, said = await log_in(shell) if moves == "moves_token_endpoint" else (1, "Token exchange failed (307)")
 
-    assert code == 1
+    assert (code, refused) == (1, 1)
+    assert told in err
+    assert "mcp.client" not in err, "the SDK's own log"
     assert "Token exchange failed (307)" in said
     assert heads == []
 
 
-async def test_renewal_does_not_follow_to_another_host(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
-) -> None:
-    server = guard()
-    await log_in(shell)
-    await server.tell("revoke?what=access")
-    async with other_host() as (address, heads):
-        await server.tell("set", {"moves_token_endpoint": address})
-        code, _, err = await ask(shell, sim)
-
-    assert code == 1
-    assert "its authorization server answered with HTTP 307" in err
-    assert "mcp.client" not in err, "the SDK's own log"
-    assert heads == []
-
-
-async def test_token_does_not_follow_a_server_to_another_host(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
-) -> None:
-    server = guard()
-    await log_in(shell)
-    async with other_host() as (address, heads):
-        await server.tell("set", {"moves_server": address})
-        code, _, err = await ask(shell, sim)
-
-    assert code == 1
-    assert "answered with HTTP 307" in err
-    assert heads == []
-
-
-async def test_a_server_that_wants_a_login_for_some_calls_only_can_be_signed_in_to(
-    shell: Shell, guard: Callable[..., Guarded]
-) -> None:
+async def test_a_server_that_wants_a_login_for_some_calls_only_can_be_signed_in_to(shell: Shell, guard: Guard) -> None:
     server = guard(opens=True)
     code, said = await log_in(shell)
     assert code == 0, said
@@ -425,7 +388,7 @@ async def test_a_server_that_wants_a_login_for_some_calls_only_can_be_signed_in_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 async def test_a_login_that_nobody_finishes_can_be_interrupted_and_says_which_port_it_needs(
-    shell: Shell, guard: Callable[..., Guarded]
+    shell: Shell, guard: Guard
 ) -> None:
     guard()
     process = await shell.start("login", "web", "--no-browser")
@@ -443,7 +406,7 @@ async def test_a_login_that_nobody_finishes_can_be_interrupted_and_says_which_po
     assert login_files(shell) == []
 
 
-async def test_other_requests_do_not_disturb_a_login(shell: Shell, guard: Callable[..., Guarded]) -> None:
+async def test_other_requests_do_not_disturb_a_login(shell: Shell, guard: Guard) -> None:
     guard()
     process = await shell.start("login", "web", "--no-browser")
     async with asyncio.timeout(LIMIT):
@@ -469,7 +432,7 @@ async def test_other_requests_do_not_disturb_a_login(shell: Shell, guard: Callab
     assert process.returncode == 0, err.decode()
 
 
-async def test_login_opens_a_browser(shell: Shell, guard: Callable[..., Guarded]) -> None:
+async def test_login_opens_a_browser(shell: Shell, guard: Guard) -> None:
     guard()
     visit = shell.folder / "visit.py"
     visit.write_text(
@@ -484,7 +447,7 @@ async def test_login_opens_a_browser(shell: Shell, guard: Callable[..., Guarded]
 
 
 @pytest.mark.parametrize("named_in", ["entry", "options"])
-async def test_client_that_was_registered_by_hand(shell: Shell, guard: Callable[..., Guarded], named_in: str) -> None:
+async def test_client_that_was_registered_by_hand(shell: Shell, guard: Guard, named_in: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = guard(registers=False, known_redirect=f"http://localhost:{port}/callback")
@@ -500,9 +463,7 @@ async def test_client_that_was_registered_by_hand(shell: Shell, guard: Callable[
     assert "not supported" not in said
 
 
-async def test_header_of_the_entry_is_used_as_it_is(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
-) -> None:
+async def test_header_of_the_entry_is_used_as_it_is(shell: Shell, sim: Simulator, guard: Guard) -> None:
     server = guard()
     await log_in(shell)
     url = f"{server.base}/mcp"
@@ -518,9 +479,7 @@ async def test_header_of_the_entry_is_used_as_it_is(
     assert "logged in" not in await state_of_server(shell)
 
 
-async def test_login_does_not_go_to_another_address(
-    shell: Shell, sim: Simulator, guard: Callable[..., Guarded]
-) -> None:
+async def test_login_does_not_go_to_another_address(shell: Shell, sim: Simulator, guard: Guard) -> None:
     guard()
     await log_in(shell)
     async with other_host() as (address, heads):
@@ -531,7 +490,7 @@ async def test_login_does_not_go_to_another_address(
     assert [head for head in heads if b"authorization" in head.lower()] == []
 
 
-async def test_logout_deletes_and_revokes(shell: Shell, sim: Simulator, guard: Callable[..., Guarded]) -> None:
+async def test_logout_deletes_and_revokes(shell: Shell, sim: Simulator, guard: Guard) -> None:
     server = guard()
     await log_in(shell)
     [path] = login_files(shell)
@@ -540,8 +499,7 @@ async def test_logout_deletes_and_revokes(shell: Shell, sim: Simulator, guard: C
     second = await shell.run("logout", "web")
 
     assert first == (0, "", "Logged out of web.\n")
-    assert (await server.seen())["revoked"] == 1
-    assert login_files(shell) == []
+    assert ((await server.seen())["revoked"], login_files(shell)) == (1, [])
     assert second[0] == 1
     assert "There is no login for web." in second[2]
     assert "requires sign-in" in (await ask(shell, sim))[2]
@@ -551,32 +509,27 @@ async def test_logout_deletes_and_revokes(shell: Shell, sim: Simulator, guard: C
     assert (code, f"Delete {path}." in err) == (2, True), err
 
 
-async def test_logout_from_a_server_that_was_removed(shell: Shell, guard: Callable[..., Guarded]) -> None:
+async def test_logout_from_a_server_that_was_removed(shell: Shell, guard: Guard) -> None:
     server = guard()
     await log_in(shell)
     configure(shell, other={"command": sys.executable})
 
-    code, _, err = await shell.run("logout", "web")
-    unknown = await shell.run("logout", "web")
-
-    assert (code, err) == (0, "Logged out of web.\n")
-    assert (await server.seen())["revoked"] == 1
-    assert login_files(shell) == []
-    assert "No MCP server named 'web'" in unknown[2]
+    assert await shell.run("logout", "web") == (0, "", "Logged out of web.\n")
+    assert "No MCP server named 'web'" in (await shell.run("logout", "web"))[2]
+    assert ((await server.seen())["revoked"], login_files(shell)) == (1, [])
 
 
-async def test_what_needs_no_login_is_said(shell: Shell) -> None:
-    configure(
-        shell,
-        local={"command": sys.executable},
-        plain={"type": "http", "url": "http://example.com/mcp"},
-    )
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("local", "is started by a command"),
+        ("plain", "is not reached over https"),
+        ("nothing", "No MCP server named 'nothing'"),
+    ],
+)
+async def test_what_needs_no_login_is_said(shell: Shell, name: str, told: str) -> None:
+    plain = {"type": "http", "url": "http://example.com/mcp"}
+    configure(shell, local={"command": sys.executable}, plain=plain)
+    code, _, err = await shell.run("login", name)
 
-    local = await shell.run("login", "local")
-    plain = await shell.run("login", "plain")
-    unknown = await shell.run("login", "nothing")
-
-    assert (local[0], plain[0], unknown[0]) == (1, 1, 1)
-    assert "is started by a command" in local[2]
-    assert "is not reached over https" in plain[2]
-    assert "No MCP server named 'nothing'" in unknown[2]
+    assert (code, told in err) == (1, True), err

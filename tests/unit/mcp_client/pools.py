@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from lmstudio_bridge.errors import ServerStartError
 from lmstudio_bridge.mcp_client.pool import Lease, PoolOptions, SessionPool, open_pool
 from lmstudio_bridge.messages import ServerConfig
 from tests.support.processes import PATIENCE, SLOPPY
@@ -51,6 +55,27 @@ async def open_test_pool(*args: Any, **options: Any) -> AsyncIterator[Lease]:
     async with make_pool(*args, **options) as pool:
         with pool.lease() as lease:
             yield lease
+
+
+@asynccontextmanager
+async def open_sloppy(**habits: Any) -> AsyncIterator[Lease]:
+    """The same, with the sloppy server open; `habits` are what `configure` takes."""
+    async with open_test_pool() as pool:
+        await pool.open_server(configure(**habits))
+        yield pool
+
+
+async def start_failure(config: ServerConfig, **options: Any) -> ServerStartError:
+    """Why a pool with these options cannot open this server."""
+    async with open_test_pool(**options) as pool:
+        with pytest.raises(ServerStartError) as caught:
+            await pool.open_server(config)
+    return caught.value
+
+
+async def assert_start_fails(config: ServerConfig, match: str, **options: Any) -> None:
+    failure = str(await start_failure(config, **options))
+    assert re.search(match, failure), failure
 
 
 def names_of(tools: object) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ from lmstudio_bridge.messages import ServerConfig
 def write(path: Path, content: object) -> Path:
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
+
+
+def unusable(path: Path) -> McpConfigError:
+    """Why this file, which was named, cannot be used."""
+    with pytest.raises(McpConfigError) as caught:
+        load_servers(explicit=path, project=path.parent, environ={})
+    return caught.value
 
 
 def load(folder: Path, entries: dict[str, Any], **environ: str) -> ServerCatalog:
@@ -113,33 +121,23 @@ def test_malformed_entry_is_skipped_with_its_reason_and_spoils_no_other(
     assert catalog.skipped == {"bad": f"its entry in {tmp_path / '.mcp.json'} is malformed: {reason}."}
 
 
-def test_disabled_and_asking_entries_are_skipped(tmp_path: Path) -> None:
-    catalog = load(
-        tmp_path,
-        {
-            "off": {"command": "x", "disabled": True},
-            "not on": {"command": "x", "enabled": False},
-            "not active": {"command": "x", "isActive": False},
-            "on": {"command": "x", "disabled": False, "enabled": True},
-            "asks": {"url": "https://127.0.0.1", "headers": {"Authorization": "Bearer ${input:token}"}},
-        },
-    )
-    path = tmp_path / ".mcp.json"
+@pytest.mark.parametrize("entry", [{"disabled": True}, {"enabled": False}, {"isActive": False}])
+def test_disabled_entries_are_skipped(tmp_path: Path, entry: dict[str, Any]) -> None:
+    on = {"command": "x", "disabled": False, "enabled": True}
+    catalog = load(tmp_path, {"off": {"command": "x", **entry}, "on": on})
 
     assert list(catalog.servers) == ["on"]
-    assert catalog.skipped == {
-        "off": f"it is disabled in {path}.",
-        "not on": f"it is disabled in {path}.",
-        "not active": f"it is disabled in {path}.",
-        "asks": f"its entry in {path} uses ${{input:token}}, which only VS Code can fill in.",
-    }
+    assert catalog.skipped == {"off": f"it is disabled in {tmp_path / '.mcp.json'}."}
 
 
-@pytest.mark.parametrize("text", ["${command:pick.port}", "${config:python.path}", "${workspaceFolder:web}"])
-def test_what_only_vs_code_knows_is_not_passed_on_as_it_is(tmp_path: Path, text: str) -> None:
-    catalog = load(tmp_path, {"a": {"command": "x", "args": [f"--at={text}"]}})
+@pytest.mark.parametrize("name", ["input:token", "command:pick.port", "config:python.path", "workspaceFolder:web"])
+def test_what_only_vs_code_knows_is_not_passed_on_as_it_is(tmp_path: Path, name: str) -> None:
+    text = f"${{{name}}}"
+    web = {"url": "https://127.0.0.1", "headers": {"Authorization": f"Bearer {text}"}}
+    catalog = load(tmp_path, {"a": {"command": "x", "args": [f"--at={text}"]}, "web": web})
 
-    assert catalog.skipped["a"].endswith(f" uses {text}, which only VS Code can fill in.")
+    told = f"its entry in {tmp_path / '.mcp.json'} uses {text}, which only VS Code can fill in."
+    assert catalog.skipped == {"a": told, "web": told}
 
 
 @pytest.mark.parametrize("text", ["$A", "%A%"])
@@ -249,38 +247,7 @@ def test_key_that_a_server_may_need_and_we_do_not_read_is_warned_about(tmp_path:
     }
 
 
-def test_secrets_are_not_shown(tmp_path: Path) -> None:
-    secret = {"KEY": "s3cr3t"}
-    catalog = load(
-        tmp_path,
-        {
-            "a": {"command": "x", "args": ["--token", "s3cr3t"], "env": secret},
-            "b": {"url": "https://s3cr3t@127.0.0.1/?k=s3cr3t", "headers": secret},
-        },
-    )
-    assert "s3cr3t" not in repr(catalog)
-
-
 # Files.
-
-
-def test_project_file_is_found_upwards(tmp_path: Path) -> None:
-    below = tmp_path / "a" / "b"
-    below.mkdir(parents=True)
-    load(tmp_path, {"top": {"command": "x"}})
-    catalog = load_servers(explicit=None, project=below, environ={}, trusted=["*"])
-
-    assert list(catalog.servers) == ["top"]
-    assert catalog.paths == (tmp_path / ".mcp.json",)
-
-
-def test_explicit_file_replaces_the_projects(tmp_path: Path) -> None:
-    load(tmp_path, {"project": {"command": "x"}})
-    explicit = write(tmp_path / "other.json", {"mcpServers": {}, "servers": {"mine": {"command": "x"}}, "inputs": []})
-    catalog = load_servers(explicit=explicit, project=tmp_path, environ={})
-
-    assert {name: config.scope for name, config in catalog.servers.items()} == {"mine": "explicit"}
-    assert catalog.paths == (explicit,)
 
 
 def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
@@ -308,11 +275,11 @@ def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_named_file_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path, content: str, problem: str) -> None:
     path = write(tmp_path / "named.json", content)
-    with pytest.raises(McpConfigError, match=problem) as caught:
-        load_servers(explicit=path, project=tmp_path, environ={})
+    error = unusable(path)
 
-    assert str(path) in caught.value.message
-    assert caught.value.remedy
+    assert re.search(problem, error.message)
+    assert str(path) in error.message
+    assert error.remedy
 
 
 def test_comments_and_trailing_commas_are_read(tmp_path: Path) -> None:
@@ -358,36 +325,30 @@ def test_format_of_another_program_is_refused_by_its_name(
     tmp_path: Path, name: str, content: str, program: str
 ) -> None:
     path = write(tmp_path / name, content)
-    with pytest.raises(McpConfigError) as caught:
-        load_servers(explicit=path, project=tmp_path, environ={})
+    error = unusable(path)
 
-    assert caught.value.message.startswith(f"{path} is in the format of ")
-    assert program in caught.value.message
-    assert "Copy the servers into a JSON file" in caught.value.remedy
+    assert error.message.startswith(f"{path} is in the format of ")
+    assert program in error.message
+    assert "Copy the servers into a JSON file" in error.remedy
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_file_of_another_encoding_is_refused_by_its_name(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes('{"mcpServers": {}}'.encode(encoding))
-    with pytest.raises(McpConfigError) as caught:
-        load_servers(explicit=path, project=tmp_path, environ={})
 
-    assert f"is not UTF-8 but {encoding.upper()}" in caught.value.message
-    assert "Save it as UTF-8" in caught.value.remedy
+    assert f"is not UTF-8 but {encoding.upper()}" in unusable(path).message
+    assert "Save it as UTF-8" in unusable(path).remedy
 
 
-def test_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    path.write_bytes(b'{\n"a": "\xff"}')
-    with pytest.raises(McpConfigError, match="is not UTF-8 at line 2, byte 7"):
-        load_servers(explicit=path, project=tmp_path, environ={})
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("x.json", "is not UTF-8 at line 2, byte 7"), ("gone.json", "does not exist"), ("", "cannot be read")],
+)
+def test_file_that_is_no_text_or_no_file_is_an_error(tmp_path: Path, name: str, problem: str) -> None:
+    (tmp_path / "x.json").write_bytes(b'{\n"a": "\xff"}')
 
-
-@pytest.mark.parametrize(("name", "problem"), [("gone.json", "does not exist"), ("", "cannot be read")])
-def test_missing_explicit_file_is_an_error(tmp_path: Path, name: str, problem: str) -> None:
-    with pytest.raises(McpConfigError, match=problem):
-        load_servers(explicit=tmp_path / name, project=tmp_path, environ={})
+    assert problem in unusable(tmp_path / name).message
 
 
 def test_first_file_that_mentions_a_name_decides(tmp_path: Path) -> None:
@@ -422,12 +383,6 @@ def test_unknown_name_gets_near_ones_and_the_list(tmp_path: Path) -> None:
         "Did you mean 'Memory'? Configured: Memory, files. Servers that only Claude Code knows, by `--mcp-config` or "
         "from claude.ai, must also be in one of these files (`claude mcp add`)."
     )
-
-
-def test_skipped_name_gets_its_reason(tmp_path: Path) -> None:
-    catalog = load(tmp_path, {"off": {"command": "x", "disabled": True}})
-    with pytest.raises(ServerNotConfiguredError, match="'off' cannot be used: it is disabled"):
-        catalog.require("off")
 
 
 def test_missing_project_file_is_named(tmp_path: Path) -> None:

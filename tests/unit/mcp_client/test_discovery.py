@@ -143,7 +143,7 @@ def test_cursors_notation_is_understood_in_lm_studios_file(machine: Machine) -> 
 
 def test_explicit_file_is_trusted_and_everything_else_is_left_alone(machine: Machine) -> None:
     machine.claude(**servers("mine"))
-    explicit = machine.write("mine.json", {"servers": {"chosen": {"command": "run"}}})
+    explicit = machine.write("mine.json", {"mcpServers": {}, "servers": {"chosen": {"command": "run"}}, "inputs": []})
     catalog = load_servers(explicit=explicit, project=machine.project, environ={"HOME": str(machine.home)})
 
     assert scopes(catalog) == {"chosen": "explicit"}
@@ -339,8 +339,10 @@ def test_approval_for_the_folder_of_the_file_counts_below_it(machine: Machine) -
     below = machine.project / "src"
     below.mkdir()
     machine.claude({"enabledMcpjsonServers": ["files"]})
+    catalog = machine.load(project=below)
 
-    assert scopes(machine.load(project=below)) == {"files": "project"}
+    assert scopes(catalog) == {"files": "project"}
+    assert catalog.paths == (machine.home / ".claude.json", machine.project / ".mcp.json")
 
 
 @pytest.mark.parametrize(
@@ -546,7 +548,8 @@ def test_broken_settings_are_a_warning_and_approve_nothing(machine: Machine, end
 
 def test_no_value_of_a_file_is_shown_by_the_catalog(machine: Machine) -> None:
     entry = {"command": "x", "args": ["s3cr3t"], "env": {"KEY": "s3cr3t"}, "headers": {"X": "s3cr3t"}}
+    web = {"url": "https://s3cr3t@127.0.0.1/?k=s3cr3t", "headers": {"X": "s3cr3t"}}
     machine.write("work/project/.mcp.json", {"mcpServers": {"waiting": entry}})
-    machine.claude(mcpServers={"mine": entry, "bad": {**entry, "command": ["s3cr3t"]}})
+    machine.claude(mcpServers={"mine": entry, "web": web, "bad": {**entry, "command": ["s3cr3t"]}})
 
     assert "s3cr3t" not in repr(machine.load())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +12,9 @@ from tests.unit.mcp_client.pools import configure, open_test_pool
 
 CANARY = "canary-8d1f"
 NEVER = (
-    "ANTHROPIC_API_KEY",
-    "ANTHROPIC_AUTH_TOKEN",
-    "CLAUDECODE",
-    "CLAUDE_CODE_SESSION_ID",
-    "CLAUDE_CODE_OAUTH_TOKEN",
-    "CLAUDE_PROJECT_DIR",
-    "LM_API_TOKEN",
-    "LMSTUDIO_API_KEY",
-    "LMSTUDIO_BRIDGE_API_TOKEN",
+    *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
+    *("CLAUDECODE", "CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_PROJECT_DIR"),
+    *("LM_API_TOKEN", "LMSTUDIO_API_KEY", "LMSTUDIO_BRIDGE_API_TOKEN"),
 )
 
 
@@ -36,24 +28,6 @@ async def test_real_server_never_sees_what_belongs_to_claude_code_or_lm_studio(p
         seen = (await pool.call_tool("sloppy", "env", {})).text
 
     assert CANARY not in seen
-
-
-async def test_real_server_gets_what_is_passed_and_its_own_env_even_where_it_is_forbidden_otherwise() -> None:
-    environ = {"PATH": os.environ["PATH"], "AWS_REGION": "x", "AWS_PROFILE": "y", "OTHER": "z", "MORE": CANARY}
-    async with open_test_pool(environ=environ, pass_env=("AWS_*", "OTHER")) as pool:
-        await pool.open_server(configure(env={"ANTHROPIC_API_KEY": "its own", "AWS_REGION": "its own"}))
-        seen = json.loads((await pool.call_tool("sloppy", "env", {})).text)["env"]
-
-    seen.pop("LC_CTYPE", None)  # Python sets it for itself
-    assert {name: value for name, value in seen.items() if not name.startswith("GIT_CONFIG_")} == {
-        "PATH": os.environ["PATH"],
-        "AWS_REGION": "its own",
-        "AWS_PROFILE": "y",
-        "OTHER": "z",
-        "ANTHROPIC_API_KEY": "its own",
-        "CLAUDE_PROJECT_DIR": str(Path(__file__).parent),
-        "LMSTUDIO_BRIDGE_DEPTH": "1",
-    }
 
 
 @pytest.mark.parametrize(
@@ -111,25 +85,13 @@ def test_selectors_are_passed_on_because_a_server_would_work_on_something_else_w
     ],
 )
 def test_other_variables_that_a_server_is_likely_to_want_are_named(args: str, withheld: list[str]) -> None:
-    names = [
-        "GITHUB_TOKEN",
-        "GH_TOKEN",
-        "GH_HOST",
-        "PGPASSWORD",
-        "DATABASE_URL",
-        "BRAVE_API_KEY",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_PROFILE",
-        "ANTHROPIC_API_KEY",
-        "LMSTUDIO_BASE_URL",
-        "MCP_TIMEOUT",
-        "HOME",
-    ]
+    names = (
+        *("GITHUB_TOKEN", "GH_TOKEN", "GH_HOST", "PGPASSWORD", "DATABASE_URL", "BRAVE_API_KEY"),
+        *("AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "ANTHROPIC_API_KEY", "LMSTUDIO_BASE_URL", "MCP_TIMEOUT", "HOME"),
+    )
     config = ServerConfig("it", "stdio", command="npx", args=tuple(args.split()), env={"AWS_OTHER": "x"})
 
-    found = find_withheld(config, dict.fromkeys(names, "x"), passed=("BRAVE_*",))
-
-    assert found == withheld
+    assert find_withheld(config, dict.fromkeys(names, "x"), passed=("BRAVE_*",)) == withheld
 
 
 @pytest.mark.parametrize(

@@ -321,25 +321,6 @@ async def test_a_keyring_that_is_locked_is_told(store: LoginStore) -> None:
     assert await open_login(store, WEB) is None
 
 
-async def test_an_authorization_server_that_is_down_is_named_and_not_the_server(store: LoginStore) -> None:
-    keep(store, expires_at=1.0)
-    site = Site()
-
-    async def fail(request: httpx2.Request) -> httpx2.Response:
-        raise httpx2.ConnectError("All connection attempts failed")
-
-    site.renew = fail
-    login = await login_of(store)
-    async with httpx2.AsyncClient(auth=login, transport=httpx2.MockTransport(site)) as client:
-        with pytest.raises(httpx2.ConnectError):
-            await client.post(URL)
-        assert "its authorization server cannot be reached" in login.trouble
-
-        site.renew = site.give_token
-        assert (await client.post(URL)).status_code == 200
-        assert login.trouble == ""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no such modes")
 def test_a_file_that_others_can_read_is_closed_to_them(store: LoginStore, tmp_path: Path) -> None:
     keep(store)

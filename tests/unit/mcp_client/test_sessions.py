@@ -15,18 +15,17 @@ from lmstudio_bridge.errors import ServerNotConfiguredError, ServerStartError, S
 from lmstudio_bridge.mcp_client import repair as content
 from lmstudio_bridge.messages import ServerConfig, ToolResult
 from tests.support.processes import PATIENCE, SLOPPY, until_dead
-from tests.unit.mcp_client.pools import configure, make_pool, messages_at, names_of, open_test_pool, until_received
+from tests.unit.mcp_client.pools import (
+    configure,
+    make_pool,
+    messages_at,
+    names_of,
+    open_sloppy,
+    open_test_pool,
+    until_received,
+)
 
 # Calling.
-
-
-async def test_result_of_a_tool_without_structured_content_is_taken() -> None:
-    pages = [{"tools": [{"name": "raw", "outputSchema": {"type": "object", "required": ["x"]}}]}]
-    async with open_test_pool() as pool:
-        await pool.open_server(configure(pages=pages))
-        result = await pool.call_tool("sloppy", "raw", {"result": {"content": [{"type": "text", "text": "plain"}]}})
-
-    assert result == ToolResult("plain")
 
 
 @pytest.mark.parametrize(
@@ -38,19 +37,18 @@ async def test_result_of_a_tool_without_structured_content_is_taken() -> None:
         ({"content": [{"type": "hologram", "depth": 3}]}, ToolResult('{"type":"hologram","depth":3}')),
         (None, ToolResult('The server\'s answer is malformed: {"jsonrpc": "2.0", "id": 3, "result": null}', True)),
         ({"resultType": "input_required"}, ToolResult(content.NEEDS_INPUT, True)),
+        ({"content": [{"type": "text", "text": "half a letter: \ud83d"}]}, ToolResult("half a letter: ?")),
     ],
 )
 async def test_odd_result_is_read(answer: object, expected: ToolResult) -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         assert await pool.call_tool("sloppy", "raw", {"result": answer}) == expected
 
 
 @pytest.mark.parametrize("code", [-32602, -32000, -32001, -32603, 7])
 async def test_json_rpc_error_is_a_result_with_the_servers_words(code: int) -> None:
     """-32000 and -32001 are also what the SDK uses for a lost connection and a timeout."""
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         result = await pool.call_tool(
             "sloppy", "fail", {"error": {"code": code, "message": "not like that", "data": [7]}}
         )
@@ -62,26 +60,15 @@ async def test_json_rpc_error_is_a_result_with_the_servers_words(code: int) -> N
 
 
 async def test_instructions_of_a_server_are_known_once_it_is_open() -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure(initialize={"instructions": "Search first."}))
+    async with open_sloppy(initialize={"instructions": "Search first."}) as pool:
         await pool.open_server(configure("plain"))
 
         assert [pool.instructions("sloppy"), pool.instructions("plain")] == ["Search first.", ""]
 
 
-async def test_lone_surrogates_survive_in_neither_direction() -> None:
-    """JavaScript servers cut texts inside of a character; a model's arguments may be cut as well."""
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
-        result = await pool.call_tool("sloppy", "raw", {"result": {"content": [{"type": "text", "text": "a\ud83db"}]}})
-
-    assert result == ToolResult("a?b")
-
-
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, b"bytes"])
 async def test_arguments_that_are_no_json_are_answered_at_once(value: object) -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         result = await pool.call_tool("sloppy", "raw", {"result": value})
         methods = [message["method"] for message in await messages_at(pool)]
 
@@ -94,8 +81,7 @@ async def test_arguments_too_deep_for_the_wire_are_answered_and_harm_nobody_else
     deep: list[Any] = []
     for _ in range(300):
         deep = [deep]
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         pid = await pool.call_tool("sloppy", "pid", {})
 
         result = await pool.call_tool("sloppy", "raw", {"result": deep})
@@ -104,21 +90,13 @@ async def test_arguments_too_deep_for_the_wire_are_answered_and_harm_nobody_else
         assert await pool.call_tool("sloppy", "pid", {}) == pid
 
 
-async def test_big_result_passes() -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
-        result = await pool.call_tool("sloppy", "big", {"size": 16_000_000})
-
-    assert result.text == "x" * 16_000_000
-
-
-async def test_big_argument_passes() -> None:
+async def test_big_results_and_arguments_pass() -> None:
     text = "é" * 2_000_000
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
-        result = await pool.call_tool("sloppy", "raw", {"result": {"content": [{"type": "text", "text": text}]}})
+    async with open_sloppy() as pool:
+        big = await pool.call_tool("sloppy", "big", {"size": 16_000_000})
+        sent = await pool.call_tool("sloppy", "raw", {"result": {"content": [{"type": "text", "text": text}]}})
 
-    assert result.text == text
+    assert (big.text == "x" * 16_000_000, sent.text == text) == (True, True)
 
 
 async def test_call_of_a_server_that_was_never_opened_is_refused() -> None:
@@ -136,8 +114,7 @@ async def test_progress_reaches_the_caller_as_text() -> None:
         if len(told) == 3:
             enough.set()
 
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         arguments = {"steps": 3, "message": "reading\n files"}
         async with asyncio.TaskGroup() as tasks:
             call = tasks.create_task(pool.call_tool("sloppy", "progress", arguments, on_progress=on_progress))
@@ -156,27 +133,15 @@ async def test_listener_of_progress_that_raises_does_not_harm_the_call() -> None
         raised.set()
         raise RuntimeError(text)
 
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
-        async with asyncio.TaskGroup() as tasks:
-            call = tasks.create_task(pool.call_tool("sloppy", "progress", {"steps": 1}, on_progress=on_progress))
-            await raised.wait()
-            await messages_at(pool, release=True)
+    async with open_sloppy() as pool, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(pool.call_tool("sloppy", "progress", {"steps": 1}, on_progress=on_progress))
+        await raised.wait()
+        await messages_at(pool, release=True)
 
     assert call.result().text.startswith("released")
 
 
 # Concurrency and cancelling.
-
-
-async def test_twenty_calls_are_in_flight_at_once() -> None:
-    """The server answers none of them before it has all."""
-    async with asyncio.timeout(PATIENCE), open_test_pool() as pool:
-        await pool.open_server(configure())
-        calls = [pool.call_tool("sloppy", "meet", {"count": 20, "label": number}) for number in range(20)]
-        results = await asyncio.gather(*calls)
-
-    assert results == [ToolResult(f"met {number}") for number in range(20)]
 
 
 async def test_cancelled_opener_does_not_disturb_the_other() -> None:
@@ -194,8 +159,7 @@ async def test_cancelled_opener_does_not_disturb_the_other() -> None:
 
 
 async def test_cancelled_call_is_told_to_the_server_and_leaves_the_session_usable() -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         calls = [asyncio.create_task(pool.call_tool("sloppy", "hold", {"n": number})) for number in range(3)]
         held = await until_received(pool, "hold", 3)
         calls[1].cancel()
@@ -213,8 +177,7 @@ async def test_cancelled_call_is_told_to_the_server_and_leaves_the_session_usabl
 
 async def test_call_in_a_cancelled_scope_is_told_to_the_server() -> None:
     """The MCP server side cancels a tool with an anyio scope, which cancels every await anew."""
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pool.call_tool, "sloppy", "hold", {})
             await until_received(pool, "hold")
@@ -225,8 +188,7 @@ async def test_call_in_a_cancelled_scope_is_told_to_the_server() -> None:
 
 
 async def test_call_that_times_out_is_told_to_the_server_and_leaves_the_session_usable() -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         with pytest.raises(ToolTimeoutError, match=r"'hold' of MCP server 'sloppy' gave no result within 0\.2 seconds"):
             await pool.call_tool("sloppy", "hold", {}, timeout=0.2)
         cancelled = await until_received(pool, "notifications/cancelled")
@@ -249,8 +211,7 @@ async def test_timeout_of_a_call_falls_back_to_the_servers_and_then_to_the_pools
 
 
 async def test_server_that_dies_in_a_call_loses_that_call_and_is_started_again_for_the_next() -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         bystander = asyncio.create_task(pool.call_tool("sloppy", "hold", {}))
         await until_received(pool, "hold")
         with pytest.raises(
@@ -266,8 +227,7 @@ async def test_server_that_dies_in_a_call_loses_that_call_and_is_started_again_f
 
 
 async def test_server_that_stops_reading_loses_the_call_and_is_started_again_for_the_next() -> None:
-    async with asyncio.timeout(PATIENCE), open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with asyncio.timeout(PATIENCE), open_sloppy() as pool:
         pid = (await pool.call_tool("sloppy", "pid", {})).text
         await pool.call_tool("sloppy", "deaf", {})
 
@@ -290,8 +250,7 @@ async def test_server_that_does_not_come_back_is_a_start_error(tmp_path: Path) -
 
 
 async def test_grandchild_that_holds_the_pipes_does_not_hide_the_death_of_its_server() -> None:
-    async with asyncio.timeout(PATIENCE), open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with asyncio.timeout(PATIENCE), open_sloppy() as pool:
         grandchild = int((await pool.call_tool("sloppy", "spawn", {})).text)
         with pytest.raises(SessionLostError):
             await pool.call_tool("sloppy", "die", {})
@@ -299,8 +258,7 @@ async def test_grandchild_that_holds_the_pipes_does_not_hide_the_death_of_its_se
 
 
 async def test_changed_configuration_opens_a_new_session_and_lets_old_calls_finish() -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         old = int((await pool.call_tool("sloppy", "pid", {})).text)
         await pool.open_server(configure(env={"CHANGED": "1"}))
         new = int((await pool.call_tool("sloppy", "pid", {})).text)
@@ -330,8 +288,7 @@ async def test_killing_all_needs_no_event_loop_turn() -> None:
 
 async def test_error_in_the_block_leaves_the_pool_unwrapped() -> None:
     async def fail_in_pool() -> None:
-        async with open_test_pool() as pool:
-            await pool.open_server(configure())
+        async with open_sloppy():
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -347,8 +304,7 @@ async def test_pool_that_ends_during_a_start_tells_the_opener() -> None:
 
 
 async def test_call_under_way_when_the_pool_ends_is_lost() -> None:
-    async with open_test_pool() as pool:
-        await pool.open_server(configure())
+    async with open_sloppy() as pool:
         call = asyncio.create_task(pool.call_tool("sloppy", "hold", {}))
         await until_received(pool, "hold")
     with pytest.raises(SessionLostError):

@@ -11,11 +11,19 @@ from typing import Any
 
 import pytest
 
-from lmstudio_bridge.errors import DownstreamError, ServerStartError
+from lmstudio_bridge.errors import ServerStartError
 from lmstudio_bridge.mcp_client.failures import NOT_INSTALLED, explain_exit, installer_of
 from lmstudio_bridge.messages import Confinement, ServerConfig, ServerTool, ToolResult
 from tests.support.processes import PATIENCE, SLOPPY
-from tests.unit.mcp_client.pools import configure, messages_at, names_of, open_test_pool
+from tests.unit.mcp_client.pools import (
+    assert_start_fails,
+    configure,
+    messages_at,
+    names_of,
+    open_sloppy,
+    open_test_pool,
+    start_failure,
+)
 
 # Starting.
 
@@ -46,8 +54,7 @@ async def test_server_with_a_harmless_habit_can_be_used(habits: dict[str, Any]) 
 
 async def test_modern_server_gets_the_envelope_with_each_request() -> None:
     """Protocol 2026-07-28 has no handshake: each request names version, client and capabilities."""
-    async with open_test_pool() as pool:
-        await pool.open_server(configure(modern=True))
+    async with open_sloppy(modern=True) as pool:
         first, listing, _ = await messages_at(pool)
 
     assert first["method"] == "initialize"
@@ -56,14 +63,12 @@ async def test_modern_server_gets_the_envelope_with_each_request() -> None:
 
 
 async def test_server_that_exits_at_start_is_explained_with_its_own_words() -> None:
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError) as caught:
-            await pool.open_server(configure(exit=4))
+    failure = await start_failure(configure(exit=4))
 
-    assert caught.value.server == "sloppy"
-    assert "'sloppy'" in caught.value.message
-    assert "exited with code 4" in caught.value.message
-    assert caught.value.stderr_tail == "cannot find my database\nset DB_PATH"
+    assert failure.server == "sloppy"
+    assert "'sloppy'" in failure.message
+    assert "exited with code 4" in failure.message
+    assert failure.stderr_tail == "cannot find my database\nset DB_PATH"
 
 
 @pytest.mark.parametrize(
@@ -84,40 +89,33 @@ def test_a_server_that_could_not_be_downloaded_says_so_and_not_more(
 
 async def test_secrets_of_the_entry_do_not_appear_in_the_servers_last_words() -> None:
     config = configure(exit=4, env={"TOKEN": "database", "SHORT": "my"})
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError) as caught:
-            await pool.open_server(config)
+    failure = await start_failure(config)
 
-    assert caught.value.stderr_tail == "cannot find my ***\nset DB_PATH"
+    assert failure.stderr_tail == "cannot find my ***\nset DB_PATH"
     assert "database" not in repr(config)
 
 
 @pytest.mark.parametrize("habits", [{"hang": True}, {"hang_on": "tools/list"}, {"hang": True, "stubborn": True}])
 async def test_silent_start_is_bounded(habits: dict[str, Any]) -> None:
-    async with asyncio.timeout(PATIENCE), open_test_pool(start_timeout=0.3) as pool:
-        with pytest.raises(ServerStartError, match=r"did not answer within 0\.3 seconds"):
-            await pool.open_server(configure(**habits))
+    async with asyncio.timeout(PATIENCE):
+        await assert_start_fails(configure(**habits), r"did not answer within 0\.3 seconds", start_timeout=0.3)
 
 
 async def test_server_that_closes_its_output_is_given_up() -> None:
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="closed its output before it was ready"):
-            await pool.open_server(configure(close_stdout=True, hang=True))
+    await assert_start_fails(configure(close_stdout=True, hang=True), "closed its output before it was ready")
 
 
 async def test_line_above_the_cap_ends_the_server() -> None:
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="wrote a line of more than 16 MiB"):
-            await pool.open_server(configure(long_line=17 * 1024 * 1024))
+    await assert_start_fails(configure(long_line=17 * 1024 * 1024), "wrote a line of more than 16 MiB")
 
 
 async def test_missing_command_is_named_with_a_hint() -> None:
-    async with open_test_pool(environ={"PATH": "/nonexistent"}) as pool:
-        with pytest.raises(ServerStartError) as caught:
-            await pool.open_server(ServerConfig("files", "stdio", command="npx", args=("-y", "x")))
+    failure = await start_failure(
+        ServerConfig("files", "stdio", command="npx", args=("-y", "x")), environ={"PATH": "/nonexistent"}
+    )
 
-    assert caught.value.message == "MCP server 'files' could not be started: command not found: npx."
-    assert caught.value.remedy.startswith("Is Node.js installed?")
+    assert failure.message == "MCP server 'files' could not be started: command not found: npx."
+    assert failure.remedy.startswith("Is Node.js installed?")
 
 
 @pytest.mark.parametrize(
@@ -144,17 +142,6 @@ async def test_wrong_entry_is_an_error_of_that_server_only(
         assert "raw" in names_of(await pool.open_server(configure()))
 
 
-async def test_one_bad_server_does_not_spoil_the_others() -> None:
-    configs = [configure("good"), configure("bad", exit=1), ServerConfig("none", "stdio", command="no-such-command")]
-    async with open_test_pool() as pool:
-        outcomes = await pool.open_servers(configs)
-
-    assert list(outcomes) == ["good", "bad", "none"]
-    assert "raw" in names_of(outcomes["good"])
-    assert isinstance(outcomes["bad"], DownstreamError)
-    assert isinstance(outcomes["none"], DownstreamError)
-
-
 async def test_server_that_failed_is_tried_anew(tmp_path: Path) -> None:
     script = tmp_path / "server.py"
     script.write_text("raise SystemExit(2)", encoding="utf-8")
@@ -168,38 +155,19 @@ async def test_server_that_failed_is_tried_anew(tmp_path: Path) -> None:
     assert "raw" in names_of(tools)
 
 
-async def test_servers_start_at_the_same_time(tmp_path: Path) -> None:
-    """Each of two servers waits for a file that the other one makes."""
-    code = "import pathlib, sys, time\npathlib.Path(sys.argv[2]).touch()\n"
-    code += "while not pathlib.Path(sys.argv[3]).exists(): time.sleep(0.01)\n"
-    code += f"sys.argv[1] = '{{}}'\nexec(open({str(SLOPPY)!r}).read())"
-    a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    configs = [
-        ServerConfig("one", "stdio", command=sys.executable, args=("-c", code, "", a, b)),
-        ServerConfig("two", "stdio", command=sys.executable, args=("-c", code, "", b, a)),
-    ]
-    async with open_test_pool() as pool:
-        outcomes = await pool.open_servers(configs)
-
-    assert [len(names_of(tools)) for tools in outcomes.values()] == [12, 12]
-
-
 @pytest.mark.parametrize("command", ["npx -y @scope/server --token=abc", f"{sys.executable} server.py"])
 async def test_whole_command_line_in_command_is_to_be_split(command: str) -> None:
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError) as caught:
-            await pool.open_server(ServerConfig("files", "stdio", command=command))
+    failure = await start_failure(ServerConfig("files", "stdio", command=command))
 
     first = command.split()[0]
-    assert caught.value.message.endswith(f"its `command` is a whole command line, which begins with {first}.")
-    assert f'`"command": "{first}"`' in caught.value.remedy
-    assert "abc" not in caught.value.explain()
+    assert failure.message.endswith(f"its `command` is a whole command line, which begins with {first}.")
+    assert f'`"command": "{first}"`' in failure.remedy
+    assert "abc" not in failure.explain()
 
 
 async def test_missing_program_with_a_blank_in_its_path_is_not_a_command_line() -> None:
-    async with open_test_pool() as pool:
-        with pytest.raises(ServerStartError, match="command not found: /no such/program"):
-            await pool.open_server(ServerConfig("files", "stdio", command="/no such/program"))
+    config = ServerConfig("files", "stdio", command="/no such/program")
+    await assert_start_fails(config, "command not found: /no such/program")
 
 
 def installing(folder: Path, ready: Path, program: str = "npx") -> ServerConfig:
@@ -260,35 +228,20 @@ async def test_only_a_start_that_may_install_gets_more_time(tmp_path: Path, prog
 # Environment.
 
 
-async def test_server_gets_a_clean_environment_and_the_project_as_its_folder(tmp_path: Path) -> None:
-    environ = {
-        "PATH": os.environ["PATH"],
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-        "LC_TIME": "C",
-        "ANTHROPIC_API_KEY": "secret",
-        "CLAUDECODE": "1",
-        "CLAUDE_CODE_SESSION_ID": "secret",
-        "LM_API_TOKEN": "secret",
-        "OTHER": "1",
-        "LMSTUDIO_BRIDGE_DEPTH": "2",
-    }
-    async with open_test_pool(tmp_path, environ=environ) as pool:
-        await pool.open_server(configure(env={"LM_API_TOKEN": "its own"}))
+async def test_server_gets_a_clean_environment_what_is_passed_and_the_project_as_its_folder(tmp_path: Path) -> None:
+    kept = {"PATH": os.environ["PATH"], "HTTPS_PROXY": "http://127.0.0.1:9", "LC_TIME": "C"}
+    passed = {"AWS_PROFILE": "y", "OTHER": "1"}
+    secrets = dict.fromkeys(("ANTHROPIC_API_KEY", "CLAUDE_CODE_SESSION_ID", "LM_API_TOKEN", "MORE"), "secret")
+    environ = {**kept, **passed, **secrets, "CLAUDECODE": "1", "AWS_REGION": "x", "LMSTUDIO_BRIDGE_DEPTH": "2"}
+    own = {"LM_API_TOKEN": "its own", "ANTHROPIC_API_KEY": "its own", "AWS_REGION": "its own"}
+    async with open_test_pool(tmp_path, environ=environ, pass_env=("AWS_*", "OTHER")) as pool:
+        await pool.open_server(configure(env=own))
         seen = json.loads((await pool.call_tool("sloppy", "env", {})).text)
 
     seen["env"].pop("LC_CTYPE", None)  # Python sets it for itself
     seen["env"] = {name: value for name, value in seen["env"].items() if not name.startswith("GIT_CONFIG_")}
-    assert seen == {
-        "cwd": str(tmp_path),
-        "env": {
-            "PATH": os.environ["PATH"],
-            "HTTPS_PROXY": "http://127.0.0.1:9",
-            "LC_TIME": "C",
-            "LM_API_TOKEN": "its own",
-            "CLAUDE_PROJECT_DIR": str(tmp_path),
-            "LMSTUDIO_BRIDGE_DEPTH": "3",
-        },
-    }
+    bridges = {"CLAUDE_PROJECT_DIR": str(tmp_path), "LMSTUDIO_BRIDGE_DEPTH": "3"}
+    assert seen == {"cwd": str(tmp_path), "env": {**kept, **passed, **own, **bridges}}
 
 
 # Listing.

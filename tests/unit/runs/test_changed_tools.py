@@ -40,6 +40,16 @@ def take(store: ToolCache, *tools: ServerTool) -> CheckedTools:
     return store.check(CONFIG, tools)
 
 
+def news_of(store: ToolCache, *descriptions: str) -> list[bool]:
+    """Whether each of these descriptions of a tool, after those before it, is told as a change."""
+    return [bool(take(store, replace(LIST, description=each)).warnings) for each in descriptions]
+
+
+def schema_saying(text: str) -> dict[str, Any]:
+    """The schema of a tool with an argument of which that is said."""
+    return {"type": "object", "properties": {"a": {"description": text}}}
+
+
 def test_tools_that_stay_as_they_were_are_nothing_to_tell(store: ToolCache) -> None:
     for _ in range(3):
         assert take(store, LIST, WIPE) == CheckedTools((LIST, WIPE))
@@ -91,11 +101,9 @@ def test_an_unchanged_listing_is_written_again_after_a_day(tmp_path: Path, age: 
 
 def test_numbers_in_a_description_are_no_news(store: ToolCache) -> None:
     """Some servers put the time, a count or an ID there."""
-    take(store, replace(LIST, description="Lists 9 notes; it is Mon 30 November, 08:59. Session 3f9a-bc."))
-
-    same = replace(LIST, description="Lists 12 notes; it is Tue 1 December, 17:03. Session ae01-9.")
-    assert take(store, same).warnings == ()
-    assert take(store, replace(LIST, description="Lists 12 mails; it is Tue 1 December, 17:03.")).warnings
+    first = "Lists 9 notes; it is Mon 30 November, 08:59. Session 3f9a-bc."
+    same = "Lists 12 notes; it is Tue 1 December, 17:03. Session ae01-9."
+    assert news_of(store, first, same, "Lists 12 mails; it is Tue 1 December, 17:03.") == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -123,9 +131,7 @@ def test_numbers_in_a_description_are_no_news(store: ToolCache) -> None:
     ],
 )
 def test_units_and_the_order_of_sentences_are_no_news(store: ToolCache, one: str, other: str, told: bool) -> None:
-    take(store, replace(LIST, description=one))
-
-    assert bool(take(store, replace(LIST, description=other)).warnings) is told
+    assert news_of(store, one, other) == [False, told]
 
 
 def test_changed_instructions_are_told_once_like_a_changed_description(store: ToolCache) -> None:
@@ -153,93 +159,55 @@ def test_instructions_are_no_news_after_a_listing_that_has_none_on_record(store:
 def test_nothing_is_told_twice(store: ToolCache) -> None:
     """Some servers write sets into their descriptions, in another order at each start."""
     take(store, LIST)
-    [told] = take(store, replace(LIST, description="Lists notes, all.")).warnings
-
-    assert told == f"{BEGIN}Different description: 'list'.{END}"
-    for description in (LIST.description, "Lists notes, all."):
-        assert take(store, replace(LIST, description=description)).warnings == ()
+    assert take(store, replace(LIST, description="Lists notes, all.")).warnings == (
+        f"{BEGIN}Different description: 'list'.{END}",
+    )
+    assert news_of(store, LIST.description, "Lists notes, all.") == [False, False]
     assert take(store).warnings == ()
     assert take(store, LIST).warnings == (), "it was only away"
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "told"),
+    ("said", "required", "one", "other", "told"),
     [
+        ("default", True, "Supported:\na, b and c.", "Supported:\nc, a and b.", False),
+        ("default", False, "x, y", "other", False),
+        ("pattern", False, "a", "b", False),
+        ("default", True, "{'x', 'y'}", "{'y', 'x'}", False),
+        ("default", True, "x", "/etc", True),
+        ("enum", True, ["x", "y"], ["y", "x"], False),
+        ("enum", False, ["x", "y"], ["x", "z"], True),
+        ("description", False, "One of {'x', 'y'}, as of 2026-11-30", "One of {'y', 'x'}, as of 2026-12-01", False),
+        ("description", False, "x", "y", True),
+        ("description", False, "x, y or z", "z, x or y", False),
+        ("description", False, "One of x|y|z, a/b or c/d.", "One of z|y|x, d/c or b/a.", False),
+        ("description", False, "Of:\n- x\n- y", "Of:\n- y\n- x", False),
+        ("description", False, "Never send secrets, always ask", "Always send secrets, never ask", True),
+        ("default", True, "2026-11-30", "2026-12-01", False),
         (
-            {"properties": {"a": {"default": "Supported:\na, b and c."}}, "required": ["a"]},
-            {"properties": {"a": {"default": "Supported:\nc, a and b."}}, "required": ["a"]},
+            "description",
+            False,
+            "Now: Monday, November 30, 2026 at 4:00 PM",
+            "Now: Tuesday, December 1, 2026 at 9:12 AM",
             False,
         ),
-        ({"properties": {"a": {"default": "x, y"}}}, {"properties": {"a": {"default": "other"}}}, False),
-        ({"properties": {"a": {"pattern": "a"}}}, {"properties": {"a": {"pattern": "b"}}}, False),
-        (
-            {"properties": {"a": {"default": "{'x', 'y'}"}}, "required": ["a"]},
-            {"properties": {"a": {"default": "{'y', 'x'}"}}, "required": ["a"]},
-            False,
-        ),
-        (
-            {"properties": {"a": {"default": "x"}}, "required": ["a"]},
-            {"properties": {"a": {"default": "/etc"}}, "required": ["a"]},
-            True,
-        ),
-        (
-            {"properties": {"a": {"enum": ["x", "y"]}, "b": {}}, "required": ["a", "b"]},
-            {"properties": {"a": {"enum": ["y", "x"]}, "b": {}}, "required": ["b", "a"]},
-            False,
-        ),
-        ({"properties": {"a": {"enum": ["x", "y"]}}}, {"properties": {"a": {"enum": ["x", "z"]}}}, True),
-        (
-            {"properties": {"a": {"description": "One of {'x', 'y'}, as of 2026-11-30"}}},
-            {"properties": {"a": {"description": "One of {'y', 'x'}, as of 2026-12-01"}}},
-            False,
-        ),
-        ({"properties": {"a": {"description": "x"}}}, {"properties": {"a": {"description": "y"}}}, True),
-        (
-            {"properties": {"a": {"description": "x, y or z"}}},
-            {"properties": {"a": {"description": "z, x or y"}}},
-            False,
-        ),
-        (
-            {"properties": {"a": {"description": "One of x|y|z, a/b or c/d."}}},
-            {"properties": {"a": {"description": "One of z|y|x, d/c or b/a."}}},
-            False,
-        ),
-        (
-            {"properties": {"a": {"description": "Of:\n- x\n- y"}}},
-            {"properties": {"a": {"description": "Of:\n- y\n- x"}}},
-            False,
-        ),
-        (
-            {"properties": {"a": {"description": "Never send secrets, always ask"}}},
-            {"properties": {"a": {"description": "Always send secrets, never ask"}}},
-            True,
-        ),
-        (
-            {"properties": {"a": {"default": "2026-11-30"}}, "required": ["a"]},
-            {"properties": {"a": {"default": "2026-12-01"}}, "required": ["a"]},
-            False,
-        ),
-        (
-            {"properties": {"a": {"description": "Now: Monday, November 30, 2026 at 4:00 PM"}}},
-            {"properties": {"a": {"description": "Now: Tuesday, December 1, 2026 at 9:12 AM"}}},
-            False,
-        ),
-        (  # takes time in proportion to its length
-            {"properties": {"a": {"default": "x" * 1_000_000}}, "required": ["a"]},
-            {"properties": {"a": {"default": "x" * 1_000_000}}, "required": ["a"]},
-            False,
-        ),
+        pytest.param("default", True, "x" * 1_000_000, "x" * 1_000_000, False, id="in time that is linear"),
     ],
 )
 def test_only_what_the_model_is_shown_of_a_schema_is_compared(
-    store: ToolCache, one: dict[str, Any], other: dict[str, Any], told: bool
+    store: ToolCache, said: str, required: bool, one: object, other: object, told: bool
 ) -> None:
-    take(store, replace(LIST, input_schema={"type": "object", **one}))
+    """What is said of an argument; the order of those that are required does not count."""
+    for value, names in ((one, ["a", "b"]), (other, ["b", "a"])):
+        schema = {"type": "object", "properties": {"a": {said: value}, "b": {}}} | (
+            {"required": names} if required else {}
+        )
+        warnings = take(store, replace(LIST, input_schema=schema)).warnings
 
-    warnings = take(store, replace(LIST, input_schema={"type": "object", **other})).warnings
     assert warnings == ((f"{BEGIN}Different arguments: 'list'.{END}",) if told else ())
 
 
+LONGEST = "x" * (MAX_DESCRIPTION - 1)
 LONG = [
     f"currency_{number * 7919 % 1000:03}".translate(str.maketrans("0123456789", "abcdefghij")) for number in range(99)
 ]
@@ -277,7 +245,7 @@ def test_the_order_of_a_list_is_no_news(store: ToolCache, form: str, items: str)
     )
     for order in (parts, parts[::-1], parts[1:] + parts[:1]):
         text = form.format(separator.join(order))
-        schema = {"type": "object", "properties": {"a": {"description": text}}}
+        schema = schema_saying(text)
         assert take(store, replace(LIST, description=text, input_schema=schema)).warnings == ()
 
     other = form.format(separator.join(["dollars", *parts[1:]]))
@@ -303,15 +271,12 @@ def test_the_order_of_a_list_is_no_news(store: ToolCache, form: str, items: str)
     ],
 )
 def test_words_that_change_their_places_are_news(store: ToolCache, one: str, other: str) -> None:
-    take(store, replace(LIST, description=one))
-
-    assert take(store, replace(LIST, description=other)).warnings
+    assert news_of(store, one, other) == [False, True]
 
 
 @pytest.mark.parametrize("unit", [" ", "a, ", "a or ", "[", "[a](", "\n", ": ", "'", "a/", "1 h and ", "1-", "1."])
 def test_hostile_descriptions_take_linear_work(store: ToolCache, unit: str) -> None:
-    for end in ("a b", "b a"):
-        take(store, replace(LIST, description=unit * (16_000 // len(unit)) + end))
+    news_of(store, *(unit * (16_000 // len(unit)) + end for end in ("a b", "b a")))
 
 
 def test_a_folder_with_another_name_at_each_start_alarms_once_at_most(store: ToolCache) -> None:
@@ -324,11 +289,9 @@ def test_a_folder_with_another_name_at_each_start_alarms_once_at_most(store: Too
 
 
 def test_a_property_called_default_is_compared_like_others(store: ToolCache) -> None:
-    def tool(text: str) -> ServerTool:
-        return replace(LIST, input_schema={"type": "object", "properties": {"default": {"description": text}}})
-
-    take(store, tool("Never send files, always ask."))
-    assert take(store, tool("always send files, Never ask.")).warnings
+    for text, told in (("Never send files, always ask.", False), ("always send files, Never ask.", True)):
+        schema = {"type": "object", "properties": {"default": {"description": text}}}
+        assert bool(take(store, replace(LIST, input_schema=schema)).warnings) is told
 
 
 @pytest.mark.parametrize(
@@ -340,42 +303,24 @@ def test_a_property_called_default_is_compared_like_others(store: ToolCache) -> 
     ],
 )
 def test_what_a_program_makes_up_at_each_start_is_told_once(store: ToolCache, form: str, values: list[str]) -> None:
-    schemas = [{"type": "object", "properties": {"a": {"description": form.replace("{}", value)}}} for value in values]
-    tools = [
-        replace(LIST, description=form.replace("{}", value), input_schema=schema)
-        for value, schema in zip(values, schemas, strict=True)
-    ]
-    told = [bool(take(store, tool).warnings) for tool in tools]
+    texts = [form.replace("{}", value) for value in values]
+    *_, last = tools = [replace(LIST, description=text, input_schema=schema_saying(text)) for text in texts]
 
-    assert told == [False, True, False]
-    assert take(store, replace(tools[2], description=f"{tools[2].description} Never ask.")).warnings
-    assert take(store, replace(tools[2], description="Writes to the internet.")).warnings
+    assert [bool(take(store, tool).warnings) for tool in tools] == [False, True, False]
+    assert take(store, replace(last, description=f"{last.description} Never ask.")).warnings
+    assert take(store, replace(last, description="Writes to the internet.")).warnings
 
 
 @pytest.mark.parametrize("form", ["{} all notes", "{}\nall notes", "Notes.\n{}", "'{}' all"])
 def test_a_word_that_changes_again_is_told_again(store: ToolCache, form: str) -> None:
-    told = [
-        bool(take(store, replace(LIST, description=form.format(verb))).warnings) for verb in ("Lists", "Sends", "Wipes")
-    ]
-
-    assert told == [False, True, True]
+    assert news_of(store, *(form.format(verb) for verb in ("Lists", "Sends", "Wipes"))) == [False, True, True]
 
 
-def test_white_space_around_punctuation_is_no_news(store: ToolCache) -> None:
-    assert [
-        store.check(CONFIG, (replace(LIST, description=each),)).warnings for each in ("Use a-b.", "Use a - b.")
-    ] == [
-        (),
-        (),
-    ]
-
-
-def test_what_the_model_is_not_shown_is_no_news(store: ToolCache) -> None:
-    begin = "x" * (MAX_DESCRIPTION - 1)
-    take(store, replace(LIST, description=f"{begin}abc"))
-
-    assert take(store, replace(LIST, description=f"{begin}ab")).warnings == ()
-    assert take(store, replace(LIST, description=f"{begin}b")).warnings
+@pytest.mark.parametrize("told", [["Use a-b.", "Use a - b."], [f"{LONGEST}abc", f"{LONGEST}ab"]])
+def test_white_space_around_punctuation_and_what_the_model_is_not_shown_are_no_news(
+    store: ToolCache, told: list[str]
+) -> None:
+    assert news_of(store, *told, f"{LONGEST}b") == [False, False, True]
 
 
 def test_a_tool_that_looks_different_at_each_start_keeps_its_marks(store: ToolCache) -> None:

@@ -179,6 +179,7 @@ async def test_page_has_all_of_a_run_and_none_of_it_as_markup(tmp_path: Path) ->
         assert words in page
     for number in (0, 1_499, 2_999):
         assert f"line {number}\n" in page, "the whole result is there, in pages"
+    assert not re.search("up to the line|ghjkmnpq", page), "without delimiters"
     assert "<b>" not in page.replace("<body>", "")
 
 
@@ -190,13 +191,6 @@ async def test_answer_is_there_once_and_without_what_could_load_link_or_hide(tmp
     for words in ("&lt;script&gt;", "![x](http://x/y.png)", "[here](http://x)", "&lt;http://x&gt;", "&amp;#x202e;"):
         assert words in page
     assert "[x]: http://x" in page
-
-
-async def test_results_have_no_delimiters(tmp_path: Path) -> None:
-    page = await page_of(tmp_path, EVENTS)
-
-    assert "line 0\n" in page
-    assert not re.search("up to the line|ghjkmnpq", page)
 
 
 async def test_page_asks_for_nothing_from_anywhere(tmp_path: Path) -> None:

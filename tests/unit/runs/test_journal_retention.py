@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -82,26 +82,11 @@ def test_audit_keeps_what_was_done_and_no_text(tmp_path: Path) -> None:
     path = write(tmp_path, RUN, keep="audit")
 
     assert b"WORDS" not in path.read_bytes()
-    assert [type(event).__name__ for event in read_events(path)] == [
-        "JournalCut",
-        "RunStarted",
-        "ServerFailed",
-        "RoundFinished",
-        "CallStarted",
-        "CallFinished",
-        "FilesChanged",
-        "RunFinished",
-    ]
+    kinds = "JournalCut RunStarted ServerFailed RoundFinished CallStarted CallFinished FilesChanged RunFinished"
+    assert " ".join(type(event).__name__ for event in read_events(path)) == kinds
     assert FilesChanged("", (FileChange("", "changed", added=1, removed=2, kept=False),)) in read_events(path)
     assert CallFinished(1, "c1", "fs", "read", "", False, True, 0.1, "allowed", "", "access=read") in read_events(path)
     assert b'"digest": "3f2a"' in path.read_bytes()
-
-
-def test_run_of_which_only_audit_lines_are_kept_cannot_be_continued(tmp_path: Path) -> None:
-    write(tmp_path, RUN, keep="audit")
-
-    with pytest.raises(RunNotFoundError, match="LMSTUDIO_BRIDGE_JOURNAL is audit"):
-        rebuild_conversation(read_run(tmp_path, "r1"))
 
 
 def test_nothing_is_written_where_journals_are_off(tmp_path: Path) -> None:
@@ -133,13 +118,6 @@ def test_nothing_but_the_end_comes_after_the_cut(tmp_path: Path) -> None:
     assert kinds[-2:] == [JournalCut, RunFinished]
     assert kinds.count(JournalCut) == 1
     assert b"short" not in path.read_bytes()
-
-
-def test_run_whose_journal_was_cut_cannot_be_continued(tmp_path: Path) -> None:
-    write(tmp_path, [START, Warned("a" * 1_000), END], max_bytes=500)
-
-    with pytest.raises(RunNotFoundError, match="reached its limit of 500 bytes"):
-        rebuild_conversation(read_run(tmp_path, "r1"))
 
 
 @pytest.fixture
@@ -204,19 +182,33 @@ def test_no_run_begins_without_room_for_its_end(tmp_path: Path) -> None:
     assert not (tmp_path / "r1.reserve").exists()
 
 
-def test_a_mark_without_words_is_a_mark(tmp_path: Path) -> None:
-    write(tmp_path, [START, MessageAdded(UserMessage("WORDS"))])
-    (tmp_path / "r1.end").touch()
-
-    with pytest.raises(RunNotFoundError, match="could not be written to its end"):
-        rebuild_conversation(read_run(tmp_path, "r1"))
-
-
-def test_a_run_of_whose_journal_a_line_is_damaged_cannot_be_continued(tmp_path: Path) -> None:
-    path = write(tmp_path, [START, MessageAdded(UserMessage("WORDS")), MessageAdded(ToolMessage("c1", "x"))])
+def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"UserMessage"', b'"UserMess\x00ge"'))
 
-    with pytest.raises(RunNotFoundError, match="Line 2 of its journal cannot be read"):
+
+def mark(path: Path) -> None:
+    """As where the disk was full; without the words."""
+    path.with_suffix(".end").touch()
+
+
+@pytest.mark.parametrize(
+    ("keep", "max_bytes", "befall", "reason"),
+    [
+        ("audit", 9_999, None, "LMSTUDIO_BRIDGE_JOURNAL is audit"),
+        ("full", 500, None, "reached its limit of 500 bytes"),
+        ("full", 9_999, mark, "could not be written to its end"),
+        ("full", 9_999, damage, r"Line 2 of its journal cannot be read"),
+    ],
+)
+def test_run_whose_journal_is_not_whole_cannot_be_continued(
+    tmp_path: Path, keep: Keep, max_bytes: int, befall: Callable[[Path], None] | None, reason: str
+) -> None:
+    said = [MessageAdded(UserMessage("WORDS")), MessageAdded(ToolMessage("c1", "x" * 1_000))]
+    path = write(tmp_path, [START, *said, END], keep=keep, max_bytes=max_bytes)
+    if befall:
+        befall(path)
+
+    with pytest.raises(RunNotFoundError, match=reason):
         rebuild_conversation(read_run(tmp_path, "r1"))
 
 

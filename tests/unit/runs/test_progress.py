@@ -73,6 +73,11 @@ class Pauses:
     def end(self) -> None:
         self._gate.release()
 
+    async def next(self) -> None:
+        """End this one, and wait for the next."""
+        self.end()
+        await self.begun()
+
 
 @asynccontextmanager
 async def progress(
@@ -101,6 +106,15 @@ async def settle() -> None:
     """Let every task that can go on do so."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def after_a_message(host: Host, pauses: Pauses) -> AsyncIterator[events.Emit]:
+    """The pause after the first message, "one"."""
+    async with progress(host, sleep=pauses.sleep) as emit:
+        await emit(events.Warned("one"))
+        await pauses.begun()
+        yield emit
 
 
 # -- what is sent, and when ---------------------------------------------------------------------
@@ -136,21 +150,16 @@ async def test_run_id_is_not_sent_twice() -> None:
 
 async def test_only_the_newest_of_an_interval_is_sent() -> None:
     host, pauses = Host(), Pauses()
-    async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(events.Warned("one"))
-        await pauses.begun()
+    async with after_a_message(host, pauses) as emit:
         for text in ("two", "three", "four"):
             await emit(events.Warned(text))
         await settle()
         during = host.texts
-
-        pauses.end()
-        await pauses.begun()
+        await pauses.next()
         pauses.end()
         await settle()
 
-    assert during == ["one"]
-    assert host.texts == ["one", "four"]
+    assert (during, host.texts) == (["one"], ["one", "four"])
     assert pauses.asked == [0.25, 0.25]
 
 
@@ -162,11 +171,9 @@ async def test_last_message_is_repeated_with_its_age_before_the_host_gives_up(ev
     async with progress(host, heartbeat=0, clock=clock, sleep=pauses.sleep) as emit:
         await pauses.begun()
         await emit(event)
-        pauses.end()
-        await pauses.begun()
+        await pauses.next()
         clock.now = 15.0
-        pauses.end()
-        await pauses.begun()
+        await pauses.next()
 
     assert host.texts == ["0 s", text, f"{text} · 15 s"]
 
@@ -193,32 +200,18 @@ async def test_message_is_one_line_of_200_characters_at_most(text: str, shown: s
 RECOVERIES = [events.Noticed(Notice("recovery", f"It was lost and is back, {number}.")) for number in range(3)]
 
 
-async def test_recovery_is_never_replaced_by_newer_messages() -> None:
+@pytest.mark.parametrize("ends", [False, True])
+async def test_recovery_is_never_replaced_by_newer_messages_nor_lost_at_the_end(ends: bool) -> None:
     host, pauses = Host(), Pauses()
-    async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(events.Warned("one"))
-        await pauses.begun()
-        for recovery in RECOVERIES:
-            await emit(recovery)
+    async with after_a_message(host, pauses) as emit:
+        for event in RECOVERIES:
+            await emit(event)
         for text in ("two", "three"):
             await emit(events.Warned(text))
-        for _ in range(4):
-            pauses.end()
-            await pauses.begun()
+        for _ in range(0 if ends else 4):
+            await pauses.next()
 
-    assert host.texts == ["one", *(event.notice.text for event in RECOVERIES), "three"]
-
-
-async def test_last_recovery_is_still_sent_when_the_block_ends() -> None:
-    host, pauses = Host(), Pauses()
-    async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(events.Warned("one"))
-        await pauses.begun()
-        for recovery in RECOVERIES:
-            await emit(recovery)
-        await emit(events.Warned("two"))
-
-    assert host.texts == ["one", *(event.notice.text for event in RECOVERIES)]
+    assert host.texts == ["one", *(event.notice.text for event in RECOVERIES), *([] if ends else ["three"])]
 
 
 async def test_last_recovery_waits_for_a_host_that_is_slow() -> None:
@@ -244,13 +237,10 @@ async def test_last_recovery_waits_for_a_host_that_is_slow() -> None:
 
 
 async def test_error_leaves_the_block_as_it_is_and_nothing_more_is_sent() -> None:
-    host, pauses = Host(), Pauses()
-    error = ValueError("of the block")
+    host, error = Host(), ValueError("of the block")
 
     async def block() -> None:
-        async with progress(host, sleep=pauses.sleep) as emit:
-            await emit(events.Warned("one"))
-            await pauses.begun()
+        async with after_a_message(host, Pauses()) as emit:
             await emit(RECOVERIES[0])
             raise error
 
@@ -266,20 +256,13 @@ async def test_what_is_waited_for_is_not_hidden_behind_servers_that_start_meanwh
     kind: Literal["loading", "queue"],
 ) -> None:
     host, pauses = Host(), Pauses()
-    async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(events.Warned("one"))
-        await pauses.begun()
-        for event in (
-            events.Noticed(Notice(kind, "wait")),
-            events.ServerReady("fs", 3),
-            events.ServerFailed("web", "No such file."),
-        ):
-            await emit(event)
-        pauses.end()
-        await pauses.begun()
+    async with after_a_message(host, pauses) as emit:
+        await emit(events.Noticed(Notice(kind, "wait")))
+        await emit(events.ServerReady("fs", 3))
+        await emit(events.ServerFailed("web", "No such file."))
+        await pauses.next()
         await emit(events.RoundStarted(1, 5, 3))
-        pauses.end()
-        await pauses.begun()
+        await pauses.next()
 
     assert host.texts == ["one", "wait", "round 1/5 · reading the prompt"]
 
@@ -310,31 +293,24 @@ async def test_nothing_more_is_sent_after_a_failure() -> None:
     assert len(host.got) == 1
 
 
-async def test_no_task_is_left_behind() -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_no_task_is_left_behind(cancelled: bool) -> None:
     before = asyncio.all_tasks()
-    async with progress(Host()) as emit:
-        await emit(STARTED)
-        assert len(asyncio.all_tasks()) == len(before) + 1
+    inside, go_on = asyncio.Event(), asyncio.Event()
 
-    assert asyncio.all_tasks() == before
-
-
-async def test_no_task_is_left_behind_when_the_block_is_cancelled() -> None:
-    before = asyncio.all_tasks()
-    inside = asyncio.Event()
-
-    async def block() -> None:
-        async with progress(Host(hangs=True)) as emit:
+    async def block() -> int:
+        async with progress(Host(hangs=cancelled)) as emit:
             await emit(STARTED)
             inside.set()
-            await asyncio.Event().wait()
+            await go_on.wait()
+            return len(asyncio.all_tasks())
 
     task = asyncio.create_task(block())
     await inside.wait()
-    task.cancel()
+    task.cancel() if cancelled else go_on.set()
     await asyncio.wait([task])
 
-    assert task.cancelled()
+    assert task.cancelled() if cancelled else task.result() == len(before) + 2
     assert asyncio.all_tasks() == before
 
 
@@ -351,9 +327,7 @@ async def test_no_task_is_left_behind_when_the_block_is_cancelled() -> None:
 )
 async def test_event_that_is_not_worth_a_message_takes_no_other_ones_place(silent: events.Event) -> None:
     host, pauses = Host(), Pauses()
-    async with progress(host, sleep=pauses.sleep) as emit:
-        await emit(events.Warned("one"))
-        await host.wait_for(1)
+    async with after_a_message(host, pauses) as emit:
         await emit(events.Warned("two"))
         await emit(silent)
         pauses.end()
@@ -428,12 +402,9 @@ async def test_last_call_stays_in_view_while_the_model_works() -> None:
         await pauses.begun()
         for path, number in (('{"path": "a.md"}', 2), (long, 3)):
             await emit(events.CallStarted(number - 1, "c1", "fs", "read", path))
-            await emit(
-                events.CallFinished(number - 1, "c1", "fs", "read", "x", is_error=False, sent=True, seconds=0.01)
-            )
+            await emit(events.CallFinished(number - 1, "c1", "fs", "read", "x", False, True, 0.01))
             await emit(events.Generating(number, "thinking", 7, 0.5))
-            pauses.end()
-            await pauses.begun()
+            await pauses.next()
 
     assert host.texts == [
         "round 1/5 · reading the prompt",
