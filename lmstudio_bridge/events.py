@@ -8,7 +8,7 @@ a run is what its events add up to (`Tally`): it can be rebuilt from a journal a
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, assert_never
 
@@ -754,21 +754,12 @@ class Tally:
         )
 
 
-@dataclass(slots=True)
-class _Worked:
-    """The calls of one tool that worked: how many, and what the first and the last were about."""
-
-    count: int
-    first: str
-    last: str
-
-
 class _MadeCalls:
     """What became of the calls of a run: those that worked, and those that failed and were not made good."""
 
     def __init__(self) -> None:
         self._turn = 0
-        self._worked: dict[tuple[str, str], _Worked] = {}  # by server and tool
+        self._worked: dict[tuple[str, str], list[str]] = {}  # by server and tool: what each call was about
         self._failed: dict[tuple[str, str, str], tuple[int, CallFinished]] = {}  # by server, tool and what it is about
         self._done: set[tuple[str, str, str]] = set()  # server, tool and digest of the arguments
         self._open: dict[str, CallStarted] = {}  # by id: sent, and without a result yet
@@ -820,9 +811,7 @@ class _MadeCalls:
             return
         self.may_have_written |= call.writes is not False
         self._done.add((*tool, call.digest))
-        worked = self._worked.setdefault(tool, _Worked(0, call.about, ""))
-        worked.count += 1
-        worked.last = call.about
+        self._worked.setdefault(tool, []).append(call.about)
         self._failed.pop((*tool, call.about), None)
         if self._failed:
             good = [key for key, (turn, failed) in self._failed.items() if turn < self._turn and _mends(call, failed)]
@@ -846,10 +835,7 @@ class _MadeCalls:
 
     def called(self) -> tuple[str, ...]:
         """The calls that worked, grouped by tool."""
-        return tuple(
-            " ".join(part for part in (self._name(*tool), _times(worked), _first_and_last(worked)) if part)
-            for tool, worked in self._worked.items()
-        )
+        return tuple(f"{self._name(*tool)} {_first_and_last(abouts)}".strip() for tool, abouts in self._worked.items())
 
     def failed(self) -> tuple[str, ...]:
         """The calls that were not made good, each in one line."""
@@ -898,14 +884,12 @@ def _why(call: CallFinished) -> str:
     return f"{reason} (it may have had effects)" if call.is_lost and call.writes else reason
 
 
-def _times(worked: _Worked) -> str:
-    return f"\N{MULTIPLICATION SIGN}{worked.count}" if worked.count > 1 else ""
-
-
-def _first_and_last(worked: _Worked) -> str:
-    abouts = list(dict.fromkeys(quoted_name(about) for about in (worked.first, worked.last) if about))
-    between = " … " if worked.count > len(abouts) else ", "
-    return f"({between.join(abouts)})" if abouts else ""
+def _first_and_last(abouts: Sequence[str]) -> str:
+    """What the first and the last of these calls were about, after the number of all."""
+    times = f"\N{MULTIPLICATION SIGN}{len(abouts)}" if len(abouts) > 1 else ""
+    shown = list(dict.fromkeys(quoted_name(about) for about in (abouts[0], abouts[-1]) if about))
+    between = " … " if len(abouts) > len(shown) else ", "
+    return f"{times} ({between.join(shown)})".strip() if shown else times
 
 
 def _with_reasons(started: Mapping[str, str]) -> tuple[str, ...]:

@@ -21,15 +21,8 @@ from rich.table import Column
 from rich.text import Text
 
 from lmstudio_bridge import events
+from lmstudio_bridge.cli import terminal
 from lmstudio_bridge.cli.arguments import EXIT_FAILED, EXIT_OK
-from lmstudio_bridge.cli.terminal import (
-    SPINNER_SAMPLE,
-    can_show,
-    markdown_in_terminal,
-    open_console,
-    print_formatted,
-    print_marked,
-)
 from lmstudio_bridge.errors import SettingsError
 from lmstudio_bridge.messages import Notice
 from lmstudio_bridge.runs.autonomous import open_agent
@@ -145,7 +138,7 @@ async def _run(settings: Settings, request: RunRequest | ContinueRequest, redact
         else:
             _print_report(report, sys.stderr if report.outcome.stop == "failed" else sys.stdout)
         if not as_json and (saved := report.saved()):
-            open_console(sys.stderr, environ=os.environ).print(saved)
+            terminal.open_console(sys.stderr, environ=os.environ).print(saved)
     return EXIT_OK if report.outcome.is_done else EXIT_FAILED
 
 
@@ -153,7 +146,7 @@ def _print_report(report: RunReport, stream: TextIO) -> None:
     """The report, in a terminal with the answer formatted."""
     parts = [clean_text(part)[0] for part in report.around_answer()]
     if stream.isatty() and parts[1].strip():
-        print_formatted(*parts, stream=stream)
+        terminal.print_formatted(*parts, stream=stream)
     else:
         print(clean_text(report.text())[0], file=stream, flush=True)
 
@@ -175,9 +168,9 @@ async def open_lines(stream: TextIO, *, heartbeat: float) -> AsyncIterator[event
 @asynccontextmanager
 async def open_display(stream: TextIO, *, environ: Mapping[str, str]) -> AsyncIterator[events.Emit]:
     """A sink that shows a run in a terminal: a line for each call, and below them what is happening now."""
-    console = open_console(stream, environ=environ)
-    spinner = "dots" if can_show(SPINNER_SAMPLE, stream) else "line"
-    display = _Display(console, spinner=spinner, unicode_marks=can_show(_DONE + _FAILED, stream))
+    console = terminal.open_console(stream, environ=environ)
+    spinner = "dots" if terminal.can_show(terminal.SPINNER_SAMPLE, stream) else "line"
+    display = _Display(console, spinner=spinner, unicode_marks=terminal.can_show(_DONE + _FAILED, stream))
     with Live(console=console, get_renderable=display.now, transient=True, refresh_per_second=_REFRESHES) as live:
         live.refresh()  # else the first line and rich's thread could both draw it for the first time
         yield display.emit
@@ -231,19 +224,13 @@ class _Display:
             case events.Warned(text=text) | events.Noticed(notice=Notice(kind="recovery", text=text)):
                 self._line(_NOTE, text, style="yellow")
             case events.ItemFinished(outcome=outcome):
-                shown = outcome.answer if outcome.is_done else why_not_done(outcome)
+                mark, style, shown = self._done, "green", outcome.answer
                 if not outcome.is_done:
-                    mark, style = self._failed, "red"
-                elif outcome.missing:
+                    mark, style, shown = self._failed, "red", why_not_done(outcome)
+                elif doubtful := outcome.missing or outcome.failed:
+                    why = "not found in anything read" if outcome.missing else "calls failed"
                     mark, style = _NOTE, "yellow"
-                    shown = shortened(
-                        f"not found in anything read: {', '.join(outcome.missing)} · {one_line(shown)}", _NOTED
-                    )
-                elif outcome.failed:
-                    mark, style = _NOTE, "yellow"
-                    shown = shortened(f"calls failed: {', '.join(outcome.failed)} · {one_line(shown)}", _NOTED)
-                else:
-                    mark, style = self._done, "green"
+                    shown = shortened(f"{why}: {', '.join(doubtful)} · {one_line(shown)}", _NOTED)
                 self._line(mark, f"{self._item(event.number)} · {shown}", style=style)
             case events.RunFinished(stop=stop):
                 self._line("", f"{events.STATES[stop][0]} · {self._tally.outcome().figures()}", style="dim")
@@ -282,7 +269,7 @@ class _Display:
     def _line(self, mark: str, text: str, *, style: str) -> None:
         """A line above; what went wrong is shown whole."""
         if style in ("red", "yellow"):
-            print_marked(self._console, Text(mark, style), Text(one_line(text)))
+            terminal.print_marked(self._console, Text(mark, style), Text(one_line(text)))
             return
         line = Text.assemble((f"{mark} " if mark else "", style), one_line(text))
         self._console.print(line, overflow="ellipsis", no_wrap=True)
@@ -295,7 +282,7 @@ class _Tail:
     text: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = console.render_lines(markdown_in_terminal(self.text), options.update(height=None), pad=False)
+        lines = console.render_lines(terminal.markdown_in_terminal(self.text), options.update(height=None), pad=False)
         for line in lines[-max(1, console.height - _BELOW) :]:
             yield from line
             yield Segment.line()

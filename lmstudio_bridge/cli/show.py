@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from rich.cells import cell_len
 
@@ -25,18 +24,8 @@ from lmstudio_bridge.files import open_private
 from lmstudio_bridge.mcp_client.approvals import EntryStore, KnownEntry
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog, servers_of_settings
 from lmstudio_bridge.mcp_client.logins import LoginStore
-from lmstudio_bridge.runs import changes, report
+from lmstudio_bridge.runs import changes, journal, report
 from lmstudio_bridge.runs.item_rows import item_rows, rows_as_csv, rows_as_json_lines
-from lmstudio_bridge.runs.journal import (
-    check_not_active,
-    copies_folder,
-    delete_journal,
-    is_item_run,
-    journal_path,
-    list_journals,
-    open_journal,
-    read_timed_events,
-)
 from lmstudio_bridge.runs.resume import LAST, StoredRun, find_run, item_runs, newest_runs, running_runs
 from lmstudio_bridge.runs.tool_cache import ToolCache
 from lmstudio_bridge.security.permissions import read_permissions
@@ -160,17 +149,13 @@ def _print_run(stored: StoredRun) -> None:
     """The whole run; items as rows of JSON, or in a terminal as a table, if it fits and every reason and note, too."""
     if stored.items and sys.stdout.isatty():
         before, table, _ = report.report_of(stored).around_answer()
-        told = (each for row in item_rows(stored.items, access=stored.outcome.access) for each in _told(row))
+        rows = item_rows(stored.items, access=stored.outcome.access)
+        told = (one_line(each) for row in rows for each in (row["reason"], *row["notes"]))
         if _width(table) <= open_console(sys.stdout, environ=os.environ).width and all(each in before for each in told):
             text = report.run_text(stored, delimited=False, table=before + table)
             print_formatted(*map(as_shown, text.partition(table)), stream=sys.stdout)
             return
     print(as_shown(report.run_text(stored, delimited=False)))
-
-
-def _told(row: dict[str, Any]) -> list[str]:
-    """What the text above a table of items tells of one."""
-    return [one_line(each) for each in (row["reason"], *row["notes"])]
 
 
 def _width(table: str) -> int:
@@ -200,7 +185,7 @@ def _undo_run(settings: Settings, args: argparse.Namespace, redactor: Redactor) 
     if stored.items:
         return _undo_items(folder, stored, args, redactor)
     code = _undo_one(folder, stored, redactor, yes=args.yes)
-    if is_item_run(stored.run_id):
+    if journal.is_item_run(stored.run_id):
         with suppress(RunNotFoundError, RunActiveError):
             _tell_undone(folder, stored.run_id.rpartition("-")[0])
     return code
@@ -214,16 +199,16 @@ def _tell_undone(folder: Path, run_id: str) -> None:
         if changes.may_have_changed(run.events)
         and not (changes.standing_changes(run.events) or changes.was_cut_off(run.events))
     ]
-    with open_journal(folder, run_id) as journal:
-        journal.keep(FilesChanged("", (), is_undo=True, undone=tuple(undone)))
+    with journal.open_journal(folder, run_id) as opened:
+        opened.keep(FilesChanged("", (), is_undo=True, undone=tuple(undone)))
 
 
 def _undo_items(folder: Path, stored: StoredRun, args: argparse.Namespace, redactor: Redactor) -> int:
     """Undo what all items changed, the last first; if all is undone, take that back."""
-    check_not_active(folder, stored.run_id)
+    journal.check_not_active(folder, stored.run_id)
     items = item_runs(folder, stored)
     lost = [run for run in items if run.cut and run.outcome.access == "write" and changes.lost_changes(run.events)]
-    known = [run for run in lost if changes.Copies(copies_folder(folder, run.run_id)).read_note()]
+    known = [run for run in lost if changes.Copies(journal.copies_folder(folder, run.run_id)).read_note()]
     changed = [run for run in items if changes.may_have_changed(run.events) or run in known]
     standing = [
         run
@@ -258,7 +243,7 @@ def _only_reverts(folder: Path, run: StoredRun, redactor: Redactor) -> bool:
     last = next((event for event in reversed(run.events) if isinstance(event, FilesChanged)), None)
     if last is None or not last.is_partial:
         return False
-    copies = changes.Copies(copies_folder(folder, run.run_id), max_bytes=2 * changes.MAX_BYTES)
+    copies = changes.Copies(journal.copies_folder(folder, run.run_id), max_bytes=2 * changes.MAX_BYTES)
     return changes.plan_undo(run.events, copies=copies, redact=redactor.redact).is_revert
 
 
@@ -278,9 +263,9 @@ def _refuses_undo() -> int:
 
 def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool, whole: str = "") -> int:
     """Undo what a run changed, which may be that of an item of the `whole`; if all is undone, take that back."""
-    check_not_active(folder, stored.run_id)
+    journal.check_not_active(folder, stored.run_id)
     # Of what an undo takes away there are copies, too.
-    copies = changes.Copies(copies_folder(folder, stored.run_id), max_bytes=2 * changes.MAX_BYTES)
+    copies = changes.Copies(journal.copies_folder(folder, stored.run_id), max_bytes=2 * changes.MAX_BYTES)
     events = list(stored.events)
     recalled = None
     if changes.was_cut_off(events) or (changes.lost_changes(events) and (stored.cut or not stored.finished)):
@@ -303,18 +288,18 @@ def _undo_one(folder: Path, stored: StoredRun, redactor: Redactor, *, yes: bool,
         return EXIT_FAILED if plan.left or is_part else EXIT_OK
     if not yes and (refused := _refuses_undo()):
         return refused
-    with open_journal(folder, stored.run_id) as journal:
+    with journal.open_journal(folder, stored.run_id) as opened:
         done = changes.apply_undo(plan, copies=copies, redact=redactor.redact)
         if done.changes:
             # No diffs: what was a secret then need not be known as one any more.
             named = tuple(replace(each, diff="") for each in done.changes)
             # What was recalled is not in the journal, so that the next undo could not try it again.
             done = replace(done, changes=named, is_partial=done.is_partial and recalled is None)
-            journal.keep(redactor.redact_fields(done))
+            opened.keep(redactor.redact_fields(done))
     _say_left(each for each in done.not_kept if each not in plan.left)
     again = f"To revert this: lmstudio-bridge runs undo {whole or stored.run_id}"
-    print(journal.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)
-    return EXIT_FAILED if done.not_kept or journal.trouble or is_part else EXIT_OK
+    print(opened.trouble or f"Undone: {len(done.changes)} of {len(plan.changes)}. {again}", file=sys.stderr)
+    return EXIT_FAILED if done.not_kept or opened.trouble or is_part else EXIT_OK
 
 
 def _say_folder(*folders: str) -> None:
@@ -331,7 +316,7 @@ def _say_left(reasons: Iterable[str]) -> None:
 def _write_page(folder: Path, stored: StoredRun, target: Path) -> None:
     from lmstudio_bridge.runs.html import item_cells, render_run, tell_story  # only this needs jinja2
 
-    story = tell_story(read_timed_events(journal_path(folder, stored.run_id)))
+    story = tell_story(journal.read_timed_events(journal.journal_path(folder, stored.run_id)))
     try:
         with open(target, "w", encoding="utf-8", errors="replace", opener=open_private) as file:
             file.write(render_run(stored, story, item_cells(folder, stored)))
@@ -349,12 +334,16 @@ def _delete_runs(folder: Path, args: argparse.Namespace) -> int:
     old: set[str] = set()
     if args.older_than is not None:
         oldest = time.time() - args.older_than * _DAY
-        old = {run_id for written, _, run_id in list_journals(folder) if written < oldest and not is_item_run(run_id)}
+        old = {
+            run_id
+            for written, _, run_id in journal.list_journals(folder)
+            if written < oldest and not journal.is_item_run(run_id)
+        }
     if not args.yes and (named or old) and (refused := _refuses_delete(args.run_ids, sorted(named | old))):
         return refused
-    deleted = sum(delete_journal(folder, run_id) for run_id in named)
+    deleted = sum(journal.delete_journal(folder, run_id) for run_id in named)
     for run_id in old - named:
         with suppress(RunActiveError):  # counted as not deleted
-            deleted += delete_journal(folder, run_id)
+            deleted += journal.delete_journal(folder, run_id)
     print(f"Deleted: {deleted} of {len(named | old)}.")
     return EXIT_OK

@@ -20,7 +20,6 @@ from lmstudio_bridge.agent.conversation import Conversation, result_limit
 from lmstudio_bridge.agent.loop import finish_run, run
 from lmstudio_bridge.agent.options import Limits, RunOptions
 from lmstudio_bridge.agent.prompts import COMBINE_SYSTEM, WRITING_LEFT_OUT, own_words, system_prompt
-from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.agent.untrusted import Delimiter, TextFilters, new_delimiter
 from lmstudio_bridge.files import make_private
 from lmstudio_bridge.intent import asks_for_change
@@ -228,10 +227,9 @@ class DynamicAutonomousAgent:
                 stored = self._find_run(request.run_id)
                 if stored.items:
                     resume.check_whole(stored)
-                    _refuse_other_schema(stored.items.listed, request)
+                    _check_can_go_on(stored.run_id, stored.items, request)
                     if not stored.items.is_done:
                         return await self._run_over_items(request, stored, emit)
-                    _refuse_instructions(stored, request)
                     return ItemsReport(stored.run_id, stored.outcome, stored.servers, items=stored.items)
                 answered = stored.finished and stored.outcome.stop == "answered"
                 if answered and not request.instructions and (stored.outcome.answer or not stored.cut):
@@ -279,10 +277,11 @@ class DynamicAutonomousAgent:
                     for config in plan.servers.configs
                     if (sandbox := permissions.sandboxes.find(config)) is not None
                 }
-                lacks_tools = _lacks_tools(prepared.tool_set, permissions.policy)
+                policy, tools = permissions.policy, prepared.tool_set.tools
+                unasked = replace(policy, asks=False)
+                lacks_tools = any(policy.writes(each.source) and not unasked.may_run(each.source) for each in tools)
                 if wants_change and lacks_tools:
                     await recorder.tell(events.Warned(events.READ_ONLY))
-                policy, tools = permissions.policy, prepared.tool_set.tools
                 may_change = any(policy.writes(tool.source) and policy.may_run(tool.source) for tool in tools)
                 note = WRITING_LEFT_OUT if lacks_tools and not may_change else ""
                 await self._add_messages(plan, prepared, recorder, note=note)
@@ -771,21 +770,18 @@ def _check_output_schema(schema: JSONObject) -> None:
         ) from exc
 
 
-def _refuse_instructions(stored: resume.StoredRun, request: ContinueRequest) -> None:
-    """Raises BridgeError if a run over many items, all of which are done, is to do something more."""
-    if request.instructions:
-        raise errors.BridgeError(
-            f"All items of run {stored.run_id} are done, and it has no conversation to continue.",
-            remedy=f"Leave out the instructions, or give the run id of one item, such as {stored.run_id}-1.",
-        )
-
-
-def _refuse_other_schema(listed: events.ItemsListed, request: ContinueRequest) -> None:
-    """Raises BridgeError if the answers that are missing were to differ in form from those that are there."""
-    if request.output_schema is not None and request.output_schema != json.loads(listed.output_schema or "null"):
+def _check_can_go_on(run_id: str, items: events.ItemResults, request: ContinueRequest) -> None:
+    """Raises BridgeError if missing answers were to differ in form from others, or none is missing and more to do."""
+    schema = json.loads(items.listed.output_schema or "null")
+    if request.output_schema is not None and request.output_schema != schema:
         raise errors.BridgeError(
             "A run over many items keeps the output_schema with which it began, or none.",
             remedy="Leave out the output_schema, or start the task again with it.",
+        )
+    if items.is_done and request.instructions:
+        raise errors.BridgeError(
+            f"All items of run {run_id} are done, and it has no conversation to continue.",
+            remedy=f"Leave out the instructions, or give the run id of one item, such as {run_id}-1.",
         )
 
 
@@ -793,12 +789,6 @@ def _wants_change(start: events.RunStarted | events.RunContinued, item: ItemRun 
     """Whether a run that only reads is asked to change something."""
     task = start.task if isinstance(start, events.RunStarted) else start.instructions
     return start.access == "read" and asks_for_change(item.template if item else task)
-
-
-def _lacks_tools(tool_set: ToolSet, policy: Policy) -> bool:
-    """Whether there are tools that could change something, and that may not run unless they are approved."""
-    unasked = replace(policy, asks=False)
-    return any(policy.writes(tool.source) and not unasked.may_run(tool.source) for tool in tool_set.tools)
 
 
 def _start_of(run: resume.StoredRun) -> events.RunStarted:

@@ -149,7 +149,6 @@ async def run_items(
     retry: bool,
     tell: events.Emit,
     find_obstacle: Callable[[events.Outcome], Awaitable[str]] | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[events.Stop, str]:
     """Run the items that are missing, then those that failed; returns how that ended, and why not all are done.
 
@@ -159,7 +158,7 @@ async def run_items(
     failed for an outside reason is tried once more after the others, unless a change may have been made already.
     """
     waiting = deque(sorted(results.to_do(), key=results.finished.__contains__))
-    whole, began = len(waiting), clock()
+    whole, began = len(waiting), time.monotonic()
     running: set[asyncio.Task[None]] = set()
     retried: set[int] = set()
     alike: list[str] = []  # why the newest items failed, if it was the same outside reason
@@ -183,7 +182,7 @@ async def run_items(
 
     async def tell_progress() -> None:
         done = whole - len(waiting) - len(running)
-        left = (clock() - began) / done * (whole - done) if done else None
+        left = (time.monotonic() - began) / done * (whole - done) if done else None
         ended = set(results.now) - results.open - set(waiting)  # not those that are tried once more
         failed = len(ended.intersection(results.failed()))
         total = len(results.listed.items)

@@ -386,7 +386,7 @@ def list_journals(folder: Path, *, most: int = MAX_FILES) -> list[tuple[float, i
 class JournalPruner:
     """Prunes a folder when runs start, at most once per pause.
 
-    `max_age` and `pause` are seconds. `clock` is monotonic, `now` gives seconds since the epoch.
+    `max_age` is seconds. `clock` is monotonic, `now` gives seconds since the epoch.
     """
 
     def __init__(
@@ -395,14 +395,12 @@ class JournalPruner:
         *,
         max_age: float,
         max_bytes: int,
-        pause: float = PAUSE,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._max_age = max_age
         self._max_bytes = max_bytes
-        self._pause = pause
         self._clock = clock
         self._now = now
         self._due = float("-inf")
@@ -411,7 +409,7 @@ class JournalPruner:
         """As `prune_journals`; does nothing within a pause after the last time."""
         if self._clock() < self._due:
             return
-        self._due = self._clock() + self._pause
+        self._due = self._clock() + PAUSE
         await asyncio.to_thread(
             prune_journals, self._folder, max_age=self._max_age, max_bytes=self._max_bytes, now=self._now()
         )

@@ -111,11 +111,6 @@ class Savings:
         """What was saved; below zero where the call cost more than it spared."""
         return self.kept - self.spent
 
-    def in_words(self) -> str:
-        """A few words for a line of figures."""
-        kept, spent, _ = self.rounded()
-        return f"kept ~{kept} tokens out of Claude's context; delegating cost ~{spent}"
-
     def rounded(self) -> tuple[str, ...]:
         """What was kept, spent and saved with as many digits as an estimate has."""
         numbers = (self.kept, self.spent, self.net)
@@ -221,7 +216,8 @@ class RunReport:
         lines += [f"Failed: {_in_line(failed, most=_SHOWN_FAILED)}" for failed in outcome.failed[:_SHOWN_FAILURES]]
         if (more := len(outcome.failed) - _SHOWN_FAILURES) > 0:
             lines.append(f"and {more} more")
-        lines += [_in_line(outcome.coverage)] if outcome.coverage and not self._only_words() else []
+        has_called = outcome.calls or outcome.called or outcome.failed or outcome.continued  # else the footer says it
+        lines += [_in_line(outcome.coverage)] if outcome.coverage and has_called else []
         # Further lines of a note quote others: indented, they cannot be taken for lines of their own.
         return [*lines, *("\n  ".join(f"Note: {note}".splitlines()) for note in dict.fromkeys(outcome.notes))]
 
@@ -270,10 +266,6 @@ class RunReport:
         model = named_in_line(self.outcome.model, most=_SHOWN_MODEL) or "no model"
         return f"[Local model output, unverified · {' · '.join((model, *parts))} · run {self.run_id}]"
 
-    def _only_words(self) -> bool:
-        """Whether no tool was called at all: the footer says so, and what that leaves out."""
-        return not (self.outcome.calls or self.outcome.called or self.outcome.failed or self.outcome.continued)
-
     def _called(self, *, room: int) -> str:
         """The calls that worked, in at most that many characters."""
         called = [_unbroken(each) for each in self.outcome.called]
@@ -305,7 +297,8 @@ class RunReport:
     def saved(self) -> str:
         """What the run spared its caller, in a few words; "" for one that brought nothing, or cost as much."""
         savings = self.savings()
-        return "" if savings.net <= 0 else savings.in_words()
+        kept, spent, _ = savings.rounded()
+        return f"kept ~{kept} tokens out of Claude's context; delegating cost ~{spent}" if savings.net > 0 else ""
 
 
 def shown_changes(changes: Iterable[events.FileChange]) -> list[events.FileChange]:
@@ -344,7 +337,6 @@ def _nothing_changed(outcome: events.Outcome) -> str:
 
 
 def _changes_json(changes: Sequence[events.FileChange]) -> dict[str, Any]:
-    """How many files were changed in each way, and which."""
     shown = [*shown_changes(changes), *(each for each in changes if each.kind in ("unchanged", "beside"))]
     kinds: tuple[events.ChangeKind, ...] = get_args(events.ChangeKind)
     files = [
@@ -373,7 +365,6 @@ def _fence(text: str) -> str:
 
 
 def report_of(run: StoredRun) -> RunReport:
-    """The report of a stored run."""
     if run.items:
         from lmstudio_bridge.runs.items_report import ItemsReport  # it is built on this module
 

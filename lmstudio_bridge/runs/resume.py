@@ -30,15 +30,7 @@ from lmstudio_bridge.events import (
     Tally,
 )
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
-from lmstudio_bridge.runs.journal import (
-    AUDIT_ONLY,
-    TimedEvent,
-    is_active,
-    is_item_run,
-    item_run_id,
-    journal_path,
-    read_timed_events,
-)
+from lmstudio_bridge.runs import journal
 from lmstudio_bridge.text import first_line, local_time
 
 MAX_RUNS = 50  # the newest ones, in a list of runs
@@ -90,13 +82,13 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
         RunNotFoundError: There is no journal of it, or its first event is missing.
         SettingsError: The run id is invalid.
     """
-    path = journal_path(folder, run_id)
+    path = journal.journal_path(folder, run_id)
     try:
-        timed = read_timed_events(path)
+        timed = journal.read_timed_events(path)
         began, finished = _last_part(timed)
-        running = not finished and is_active(folder, run_id)
+        running = not finished and journal.is_active(folder, run_id)
         if not finished and not running:  # it may have ended between the two
-            timed = read_timed_events(path)
+            timed = journal.read_timed_events(path)
             began, finished = _last_part(timed)
     except OSError as exc:
         raise RunNotFoundError(
@@ -112,7 +104,7 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
     tally = Tally(events)
     outcome = tally.outcome()
     cut = next((event.reason for event in events if isinstance(event, JournalCut)), "")
-    if cut not in ("", AUDIT_ONLY):  # calls may be missing
+    if cut not in ("", journal.AUDIT_ONLY):  # calls may be missing
         outcome = replace(outcome, nothing_changed=False)
     return StoredRun(
         run_id,
@@ -131,7 +123,7 @@ def read_run(folder: Path, run_id: str) -> StoredRun:
     )
 
 
-def _last_part(timed: Sequence[TimedEvent]) -> tuple[datetime, bool]:
+def _last_part(timed: Sequence[journal.TimedEvent]) -> tuple[datetime, bool]:
     """When a run was started or continued last, and whether it has ended since."""
     began, finished = _NEVER, False
     for each in timed:
@@ -154,7 +146,7 @@ def find_run(folder: Path, name: str) -> StoredRun:
     last, _, item = name.partition("-")
     if last != LAST:
         run_id = full_run_id(folder, name)
-        if not journal_path(folder, run_id).exists():
+        if not journal.journal_path(folder, run_id).exists():
             raise RunNotFoundError(f"There is no run {name} in {folder}.", remedy="To list runs: lmstudio-bridge runs")
         return read_run(folder, run_id)
     run = next(iter(newest_runs(folder, most=MAX_RUNS)), None)
@@ -227,7 +219,7 @@ def running_runs(folder: Path) -> Iterator[StoredRun]:
     """Those of the newest runs that are in progress, newest first; no other journal is read. None on Windows."""
     for path in _newest_journals(folder)[:MAX_RUNS]:
         with suppress(BridgeError):
-            if is_active(folder, path.stem) and (run := read_run(folder, path.stem)).running:
+            if journal.is_active(folder, path.stem) and (run := read_run(folder, path.stem)).running:
                 yield run
 
 
@@ -240,23 +232,23 @@ def newest_starts(folder: Path, *, project: str, most: int) -> list[RunStarted]:
 def _starts(journals: Iterable[Path]) -> Iterator[tuple[Path, RunStarted]]:
     for path in journals:
         with suppress(OSError):
-            events = [each.event for each in read_timed_events(path, lines=_FIRST_LINES)]
+            events = [each.event for each in journal.read_timed_events(path, lines=_FIRST_LINES)]
             yield from ((path, each) for each in events if isinstance(each, RunStarted))
 
 
 def _newest_journals(folder: Path) -> list[Path]:
     """Those of runs, not of single items."""
-    journals = [path for path in folder.glob("*.jsonl") if not is_item_run(path.stem)] if folder.is_dir() else []
-    return sorted(journals, key=_recency, reverse=True)
+    paths = folder.glob("*.jsonl") if folder.is_dir() else ()
+    return sorted((path for path in paths if not journal.is_item_run(path.stem)), key=_recency, reverse=True)
 
 
-def _recency(journal: Path) -> tuple[str, int, str]:
+def _recency(path: Path) -> tuple[str, int, str]:
     """Greater for a newer run. A name tells the second; of the runs of one, that which was written to last is newer."""
     try:
-        written = journal.stat().st_mtime_ns
+        written = path.stat().st_mtime_ns
     except OSError:  # another bridge deletes it right now
         written = 0
-    return journal.name[: len("yyyymmdd-hhmmss")], written, journal.name
+    return path.name[: len("yyyymmdd-hhmmss")], written, path.name
 
 
 def item_runs(folder: Path, run: StoredRun) -> list[StoredRun]:
@@ -264,7 +256,7 @@ def item_runs(folder: Path, run: StoredRun) -> list[StoredRun]:
     found: list[StoredRun] = []
     for number in range(1, len(run.items.listed.items) + 1 if run.items else 1):
         with suppress(RunNotFoundError):
-            found.append(read_run(folder, item_run_id(run.run_id, number)))
+            found.append(read_run(folder, journal.item_run_id(run.run_id, number)))
     return found
 
 

@@ -15,20 +15,12 @@ from functools import partial
 
 import anyio
 
+from lmstudio_bridge import errors
 from lmstudio_bridge.agent.conversation import CHARS_PER_TOKEN
 from lmstudio_bridge.agent.schemas import SchemaWork
 from lmstudio_bridge.agent.tool_ranking import FITS, Index
 from lmstudio_bridge.agent.tools import UnstartedServers, make_tool
 from lmstudio_bridge.agent.untrusted import wrap_instructions
-from lmstudio_bridge.errors import (
-    DownstreamError,
-    LLMError,
-    NoToolMayRunError,
-    ServerNotConfiguredError,
-    ServerNotTrustedError,
-    ServerStartError,
-    listed,
-)
 from lmstudio_bridge.events import Emit, Noticed, ServerFailed, ServerReady, ServersChosen, Warned
 from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.mcp_client.discovery import ServerCatalog
@@ -73,12 +65,11 @@ class NamedServers:
     """The servers that a run may use; those that it asked for and may not; and warnings about the files."""
 
     configs: list[ServerConfig]
-    refused: list[DownstreamError]
+    refused: list[errors.DownstreamError]
     warnings: list[str]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the usable servers."""
         return tuple(config.name for config in self.configs)
 
     def within(self, agent: AgentFile | None) -> NamedServers:
@@ -91,7 +82,7 @@ class NamedServers:
             return self
         usable = [config for config in self.configs if server_within(config.name, agent.tools)]
         if self.configs and not usable:
-            raise NoToolMayRunError(
+            raise errors.NoToolMayRunError(
                 f"The tools that {agent.path} lists are of none of these servers: {', '.join(self.names)}.",
                 remedy="Name a server whose tools it lists, or add mcp__SERVER to its tools.",
             )
@@ -107,12 +98,12 @@ def find_servers(catalog: ServerCatalog, names: tuple[str, ...] | None) -> Named
         DownstreamError: None of them can be used.
     """
     found: dict[str, ServerConfig] = {}  # two spellings of one name are one server
-    refused: list[DownstreamError] = []
+    refused: list[errors.DownstreamError] = []
     for name in dict.fromkeys((*catalog.servers, *catalog.unapproved) if names is None else names):
         try:
             config = catalog.require(name)
             found[config.name] = config
-        except (ServerNotConfiguredError, ServerNotTrustedError) as exc:
+        except (errors.ServerNotConfiguredError, errors.ServerNotTrustedError) as exc:
             refused.append(exc)
     configs = [*found.values()]
     if not configs:
@@ -216,7 +207,7 @@ class RunServers:
         self._offers = permissions.policy.offers
         self._left: dict[str, tuple[ServerTool, ...]] = {}
         self._opened: dict[str, tuple[ServerTool, ...]] = {}
-        self._failed: list[DownstreamError] = []
+        self._failed: list[errors.DownstreamError] = []
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -286,7 +277,7 @@ class RunServers:
             offered = tuple(filter(self._offers, shown.tools))
             if not offered:
                 raise _no_tools(config, listed=len(checked.tools))
-        except DownstreamError as exc:
+        except errors.DownstreamError as exc:
             self._failed.append(exc)
             await self._tell(ServerFailed(config.name, exc.explain()))
             return
@@ -328,7 +319,7 @@ class ToolSimilarity:
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._compare(task, tools)
-        except (LLMError, TimeoutError, OSError, ValueError, OverflowError) as exc:
+        except (errors.LLMError, TimeoutError, OSError, ValueError, OverflowError) as exc:
             logger.debug("tools are ranked without embeddings: %s", exc)
             return {}
 
@@ -394,11 +385,8 @@ def _certain(task: str, name: str, tools: Sequence[ServerTool] | None, used: Col
         return USED
     # One-word names of tools (search, fetch) are ordinary words: those count as such.
     names = [name, *(tool.name for tool in tools if re.search(r"\w[_-]\w", tool.name))]
-    return NAMED if any(_stands_in(task, each) for each in names) else ""
-
-
-def _stands_in(task: str, name: str) -> bool:
-    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", task, re.IGNORECASE) is not None
+    names_it = (re.search(rf"(?<![\w-]){re.escape(each)}(?![\w-])", task, re.IGNORECASE) for each in names)
+    return NAMED if any(names_it) else ""
 
 
 def _with_kinds(task: str) -> str:
@@ -418,26 +406,27 @@ def _names(tools: Iterable[ServerTool]) -> str:
     return ", ".join("".join(filter(str.isprintable, tool.name))[:_SHOWN_NAME] for tool in tools)
 
 
-def _no_tools(config: ServerConfig, *, listed: int) -> DownstreamError:
+def _no_tools(config: ServerConfig, *, listed: int) -> errors.DownstreamError:
     """The error for a server with which a run would only answer from the model's memory."""
     if listed:
-        return DownstreamError(
+        return errors.DownstreamError(
             f"MCP server '{config.name}' has no tool for the model: your rules hide them, "
             "the agent's file does not list them, or their names hold secrets.",
             server=config.name,
             remedy="Change the rules in lmstudio-bridge.toml or the agent's file, or leave this server out.",
         )
     disabled = " that is enabled in its entry" if config.disabled_tools or config.only_tools is not None else ""
-    return DownstreamError(
+    return errors.DownstreamError(
         f"MCP server '{config.name}' offers no tool{disabled}.",
         server=config.name,
         remedy="Check its settings and its documentation: a model can use only tools, not resources or prompts.",
     )
 
 
-def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
-    skipped = listed(["", *(f"{name} was skipped: {reason}" for name, reason in catalog.skipped.items())], between=" ")
-    return ServerNotConfiguredError(
+def _nothing_configured(catalog: ServerCatalog) -> errors.ServerNotConfiguredError:
+    reasons = (f"{name} was skipped: {reason}" for name, reason in catalog.skipped.items())
+    skipped = errors.listed(["", *reasons], between=" ")
+    return errors.ServerNotConfiguredError(
         f"There is no MCP server to work with. {catalog.looked}{skipped}",
         server="",
         remedy="Add one to Claude Code, for example: claude mcp add --scope user filesystem -- npx -y "
@@ -446,10 +435,10 @@ def _nothing_configured(catalog: ServerCatalog) -> ServerNotConfiguredError:
     )
 
 
-def _joined(errors: Sequence[DownstreamError], done: str) -> DownstreamError:
+def _joined(refusals: Sequence[errors.DownstreamError], done: str) -> errors.DownstreamError:
     """One error for several; `done` is what could not be done with any server."""
-    if len(errors) == 1:
-        return errors[0]
-    reasons = listed([f"- {error.explain()}" for error in errors], between="\n")
-    kind = ServerStartError if done == "started" else DownstreamError
-    return kind(f"None of the MCP servers could be {done}:\n{reasons}", server=errors[0].server)
+    if len(refusals) == 1:
+        return refusals[0]
+    reasons = errors.listed([f"- {error.explain()}" for error in refusals], between="\n")
+    kind = errors.ServerStartError if done == "started" else errors.DownstreamError
+    return kind(f"None of the MCP servers could be {done}:\n{reasons}", server=refusals[0].server)

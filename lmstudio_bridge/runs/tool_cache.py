@@ -25,14 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lmstudio_bridge.agent.tools import definition_chars
 from lmstudio_bridge.files import make_folder, read_bounded, write_file
 from lmstudio_bridge.messages import ServerConfig, ServerTool, is_deeper
-from lmstudio_bridge.runs.tool_changes import (
-    INSTRUCTIONS,
-    ToolHistory,
-    compare_instructions,
-    compare_tools,
-    explain_changes,
-    tool_key,
-)
+from lmstudio_bridge.runs import tool_changes
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.secrets import secrets_of_entry
 
@@ -58,7 +51,7 @@ class CachedTools:
     """
 
     tools: tuple[ServerTool, ...] | None
-    history: Mapping[str, ToolHistory] = field(default_factory=dict)
+    history: Mapping[str, tool_changes.ToolHistory] = field(default_factory=dict)
     complete: bool = True
     listed_at: float = 0.0
     instructions: str = ""
@@ -130,19 +123,19 @@ class ToolCache:
                 f"rules allows them: {exc}"
             )
         known = before or known
-        history, changes = compare_tools(
-            dict(zip(map(tool_key, tools), now, strict=True)),
+        history, changes = tool_changes.compare_tools(
+            dict(zip(map(tool_changes.tool_key, tools), now, strict=True)),
             listed=known.tools or (),
             history=known.history,
             complete=known.complete,
         )
         [said] = self.storable(config, [ServerTool(config.name, "", instructions)])
-        seen, is_changed = compare_instructions(said, last=known.instructions, seen=known.seen)
-        changes |= {INSTRUCTIONS: []} if is_changed else {}
+        seen, is_changed = tool_changes.compare_instructions(said, last=known.instructions, seen=known.seen)
+        changes |= {tool_changes.INSTRUCTIONS: []} if is_changed else {}
         complete = known.complete and len(history) <= MAX_HISTORY
         history = dict(islice(history.items(), MAX_HISTORY))
         if before is not None:
-            warnings += explain_changes(config.name, changes)
+            warnings += tool_changes.explain_changes(config.name, changes)
         doubts = [_is_doubted(tool, known, history) for tool in tools]
         stored = tuple(replace(tool, doubted=doubt) for tool, doubt in zip(now, doubts, strict=True))
         cached = CachedTools(None if too_large else stored, history, complete, instructions=said.description, seen=seen)
@@ -198,7 +191,7 @@ class ToolCache:
 
         If the file would be too large, the tools are left out, then what they looked like.
         """
-        marks = {key: ToolHistory(unmarked=each.unmarked) for key, each in cached.history.items()}
+        marks = {key: tool_changes.ToolHistory(unmarked=each.unmarked) for key, each in cached.history.items()}
         for part in (cached, replace(cached, tools=None), replace(cached, tools=None, history=marks)):
             data = self._encode(config, part)
             if len(data) <= MAX_BYTES:
@@ -281,7 +274,7 @@ class _Stored(BaseModel):
     complete: bool
     instructions: str = ""
     seen: tuple[str, ...] = ()
-    history: dict[str, ToolHistory]
+    history: dict[str, tool_changes.ToolHistory]
     tools: list[_StoredTool] | None
 
 
@@ -311,13 +304,13 @@ def _plain_value(value: Any, redactor: Redactor) -> Any:
             return value
 
 
-def _is_doubted(tool: ServerTool, known: CachedTools, history: Mapping[str, ToolHistory]) -> bool:
+def _is_doubted(tool: ServerTool, known: CachedTools, history: Mapping[str, tool_changes.ToolHistory]) -> bool:
     """Whether a read-only mark is not believed; only a user's rule lifts that.
 
     `known` says whether the tool was ever listed without it, `history` whether it is on record from now on.
     """
     if tool.read_only is not True:
         return False
-    key = tool_key(tool)
+    key = tool_changes.tool_key(tool)
     past = known.history.get(key)
     return past.unmarked if past is not None else not known.complete or key not in history

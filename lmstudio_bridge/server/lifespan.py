@@ -35,7 +35,7 @@ class App:
         self.calls: set[asyncio.Task[Any]] = set()
         self.asking: dict[str, HostedRun] = {}  # runs with a question, by the `request_state` that the answer has
         self._agent: asyncio.Future[DynamicAutonomousAgent] = asyncio.get_running_loop().create_future()
-        self._closing = asyncio.Event()
+        self.closing = asyncio.Event()  # lets the task that owns the agent close it
         self._shutdown: asyncio.Task[None] | None = None
 
     async def agent(self) -> DynamicAutonomousAgent:
@@ -58,7 +58,7 @@ class App:
         try:
             async with await anyio.to_thread.run_sync(opener) as agent:
                 self._agent.set_result(agent)
-                await self._closing.wait()
+                await self.closing.wait()
         except Exception as exc:  # an incomplete installation can raise anything; every call is told
             if self._agent.done():
                 raise
@@ -66,10 +66,6 @@ class App:
             logger.error("the bridge cannot start: %s", exc, exc_info=not expected)
             self._agent.set_exception(exc if expected else incomplete_installation(exc))
             self._agent.exception()  # logged above, so asyncio need not complain that nobody retrieved it
-
-    def close(self) -> None:
-        """Let the task that owns the agent close it."""
-        self._closing.set()
 
     @contextmanager
     def shutdown_on_signals(self) -> Iterator[None]:
@@ -123,7 +119,7 @@ async def open_app(settings: Settings, *, environ: Mapping[str, str], redactor: 
                         call.cancel()
                     if app.calls:
                         await asyncio.wait(app.calls, timeout=_CANCEL_BUDGET)
-                    app.close()
+                    app.closing.set()
                     await asyncio.wait({owner})
 
 

@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -239,8 +238,7 @@ def _tokens(max_tokens: int | Literal["auto"]) -> int | None:
     return None if max_tokens == "auto" else max_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Delegation:
+def _tool(title: str, hint: str, make: Callable[..., Any], *, max_access: Access) -> RegisteredTool:
     """A tool: `make` turns its arguments into the request, and its docstring is the tool's description.
 
     Facts about Claude Code 2.1.332: it shows `annotations.title`; it runs calls of read-only tools in parallel; its
@@ -248,31 +246,23 @@ class Delegation:
     server's tools are deferred, and its tool search finds them by `searchHint`. A reading tool keeps its mark though a
     call may be approved during its run (`server.approval`): by itself it changes nothing, and it says so.
     """
-
-    title: str
-    hint: str
-    make: Callable[..., RunRequest | ContinueRequest]
-
-    def tool(self, *, max_access: Access) -> RegisteredTool:
-        writes = self.make.__name__ == WRITING
-        only_if_approved = "" if writes or max_access == "read" else " Changes only what the user then approves."
-        return RegisteredTool.from_function(
-            self.make,
-            description=" ".join((self.make.__doc__ or "").split()) + only_if_approved,
-            annotations=ToolAnnotations(
-                title=self.title, read_only_hint=not writes, destructive_hint=True if writes else None
-            ),
-            meta={"anthropic/alwaysLoad": True, "anthropic/searchHint": self.hint},
-            structured_output=False,
-        )
+    writes = make.__name__ == WRITING
+    only_if_approved = "" if writes or max_access == "read" else " Changes only what the user then approves."
+    return RegisteredTool.from_function(
+        make,
+        description=" ".join((make.__doc__ or "").split()) + only_if_approved,
+        annotations=ToolAnnotations(title=title, read_only_hint=not writes, destructive_hint=True if writes else None),
+        meta={"anthropic/alwaysLoad": True, "anthropic/searchHint": hint},
+        structured_output=False,
+    )
 
 
-_DELEGATIONS = (
-    Delegation("Delegate with one server", "delegate to local model, summarize many files", autonomous_with_mcp),
-    Delegation("Delegate with several servers", "delegate to local model, compare", autonomous_with_multiple_mcps),
-    Delegation("Delegate", "delegate to local model, search and read", autonomous_discover_and_execute),
-    Delegation("Continue a delegated run", "local model run, earlier or interrupted", continue_run),
-    Delegation("Delegate with write access", "local model, edit or change files", autonomous_with_write_access),
+_TOOLS: tuple[tuple[str, str, Callable[..., RunRequest | ContinueRequest]], ...] = (
+    ("Delegate with one server", "delegate to local model, summarize many files", autonomous_with_mcp),
+    ("Delegate with several servers", "delegate to local model, compare", autonomous_with_multiple_mcps),
+    ("Delegate", "delegate to local model, search and read", autonomous_discover_and_execute),
+    ("Continue a delegated run", "local model run, earlier or interrupted", continue_run),
+    ("Delegate with write access", "local model, edit or change files", autonomous_with_write_access),
 )
 
 
@@ -280,7 +270,7 @@ class BridgeServer(MCPServer[App]):
     """MCPServer whose tools hand tasks to the agent, with compact schemas, and with errors that say what to do."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
-        self._known = {tool.name: tool for tool in (each.tool(max_access=settings.max_access) for each in _DELEGATIONS)}
+        self._known = {tool.name: tool for tool in (_tool(*each, max_access=settings.max_access) for each in _TOOLS)}
         listed = [tool for name, tool in self._known.items() if settings.max_access == "write" or name != WRITING]
         super().__init__("lmstudio-bridge", tools=listed, **options)
         self.app: App | None = None  # set while the server runs
