@@ -17,11 +17,13 @@ from functools import cached_property, reduce
 from itertools import chain, groupby, islice, permutations
 from operator import add, mul, sub, truediv
 from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.text import one_line, shortened
 
 K = TypeVar("K")
+_Day: TypeAlias = tuple[int | None, int, int]  # year (None if it is not said), month, day
 
 MAX_FACTS = 200  # facts of one answer that are looked up; more are a table that was copied
 MAX_EVIDENCE = 4 * 1024 * 1024  # characters of all results that are searched; the newest go first
@@ -97,8 +99,8 @@ _DEFINING = (
 )
 _DATED = (
     r"\s(?:\w+\s)?(?:change|commit|edit|entry|event|invoice|issue|item|log|meeting|message|note|one|order|payment|post"
+    r"|record|release|row|run|update|version|visit)\b"
 )
-_DATED += r"|record|release|row|run|update|version|visit)\b"
 _NEWEST = re.compile(rf"\b(?:last|latest|newest|most recent){_DATED}", re.I)
 _OLDEST = re.compile(rf"\b(?:first|oldest|earliest){_DATED}", re.I)
 _STAMP = re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?")
@@ -199,7 +201,7 @@ class _Text:
         return _first_lines(_number_values, self.raw)
 
     @cached_property
-    def dates(self) -> dict[tuple[int | None, int, int], int]:
+    def dates(self) -> dict[_Day, int]:
         return _first_lines(_date_values, self.raw)
 
     @cached_property
@@ -207,12 +209,16 @@ class _Text:
         return _first_lines(_time_values, self.raw)
 
 
+_Find: TypeAlias = Callable[[_Text], int | None]
+"""Gives the line of a fact in a text; None if it is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """Something to look up; `find` gives its line in a text, None if it is not there."""
+    """Something to look up."""
 
     text: str
-    find: Callable[[_Text], int | None]
+    find: _Find
     start: int
 
 
@@ -290,18 +296,15 @@ class Evidence:
     def unread(self, task: str) -> tuple[str, ...]:
         """Names of files that the task is about and that no call tried to read: named ones, or all of a folder."""
         opened = "\n".join(self._contents).casefold()
-        names = [
-            name
-            for name in dict.fromkeys(found[1] for found in _FILE_NAME.finditer(task) if not _is_made(found))
-            if not (name.casefold() in self._tried or name.casefold() in opened or _NO_FILE.search(name))
-        ]
+        named = dict.fromkeys(found[1] for found in _FILE_NAME.finditer(task) if not _is_made(found))
+        names = [name for name in named if not (name.casefold() in opened or _NO_FILE.search(name))]
         if _ALL_FILES.search(task):
-            read = {PurePosixPath(path.replace("\\", "/")).name for path in self._read}
-            for listed in self._listed.values():
-                names += [
-                    name for name in sorted(listed - read) if listed & read and name.casefold() not in self._tried
-                ]
-        return tuple(dict.fromkeys(names))
+            read = self._read_names()
+            names += [name for listed in self._listed.values() if listed & read for name in sorted(listed - read)]
+        return tuple(dict.fromkeys(name for name in names if name.casefold() not in self._tried))
+
+    def _read_names(self) -> set[str]:
+        return {PurePosixPath(path.replace("\\", "/")).name for path in self._read}
 
     def coverage(self, task: str) -> str:
         """What the task names and no call that worked was about; "" if there is nothing.
@@ -309,16 +312,12 @@ class Evidence:
         Files that the task names, and files of a folder where the task is about all of them.
         """
         opened = "\n".join(self._contents).casefold()
-        unopened = [
-            name
-            for name, is_made in {match[1]: _is_made(match) for match in _FILE_NAME.finditer(task)}.items()
-            if not (
-                name.casefold() in self._named or (name.casefold() in opened and not is_made) or _NO_FILE.search(name)
-            )
-        ]
+        named = {match[1]: _is_made(match) for match in _FILE_NAME.finditer(task)}
+        unopened = [name for name in named if not (name.casefold() in self._named or _NO_FILE.search(name))]
+        unopened = [name for name in unopened if named[name] or name.casefold() not in opened]
         parts = [f"did not open {', '.join(unopened[:_SHOWN_FILES])}"] if unopened else []
         if _ALL_FILES.search(task):
-            read = {PurePosixPath(path.replace("\\", "/")).name for path in self._read}
+            read = self._read_names()
             parts += [
                 f"read {len(names & read)} of {len(names)} files in {folder}"
                 for folder, names in self._listed.items()
@@ -481,35 +480,26 @@ def _defines(name: str, text: str) -> bool:
 
 def where_of(server: str, tool: str, arguments: str) -> str:
     """A call in a few characters: the path that it was about, else server and tool. `arguments` is JSON."""
-    try:
-        values = json.loads(arguments or "{}")
-    except ValueError:
-        values = {}
-    if isinstance(values, dict):
-        for key in ("path", "file", "file_path", "filename", "filepath", "uri", "url"):
-            if isinstance(value := values.get(key), str) and value:
-                return value
+    values = load_or_none(arguments)
+    for key in ("path", "file", "file_path", "filename", "filepath", "uri", "url"):
+        if isinstance(values, dict) and isinstance(value := values.get(key), str) and value:
+            return value
     return f"{server} {tool}"
 
 
 def paths_in(arguments: str) -> list[str]:
     """The texts in a call's arguments under names of paths, also in lists."""
-    try:
-        values = json.loads(arguments or "{}")
-    except ValueError:
-        return []
-    found: list[str] = []
-    for key, value in values.items() if isinstance(values, dict) else ():
-        if _PATH_KEY.search(key):
-            found += [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
-    return found
+    values = load_or_none(arguments)
+    named = [values[key] for key in values if _PATH_KEY.search(key)] if isinstance(values, dict) else []
+    lists = [value if isinstance(value, list) else [value] for value in named]
+    return [each for found in lists for each in found if isinstance(each, str)]
 
 
 def _names_in(arguments: str) -> set[str]:
     """The last parts of the short texts in a call's arguments: names of files, if they are paths."""
     try:
-        texts = list(_leaves(json.loads(arguments or "{}"), but=_CONTENT_KEY))
-    except (ValueError, RecursionError):
+        texts = list(_leaves(load_or_none(arguments), but=_CONTENT_KEY))
+    except RecursionError:
         return set()
     short = [text for text in texts if len(text) <= _MAX_PATH]
     words = [word for text in short for word in (text, *re.split(r"[\s,;|:]+", text))]
@@ -521,63 +511,54 @@ def _facts(answer: str) -> Iterator[_Fact]:
     text = _NO_WORDS.sub(" ", _answer_text(answer).replace("\u2011", "-"))
     taken = bytearray(len(text))
     facts: list[_Fact] = []
+    for start, end, fact, find in _candidates(text):
+        if not any(taken[start:end]):
+            taken[start:end] = b"\1" * (end - start)
+            facts.append(_Fact(fact, find, start))
+    yield from sorted((fact for fact in facts if fact.text), key=lambda fact: fact.start)[:MAX_FACTS]
 
-    def take(start: int, end: int) -> bool:
-        if any(taken[start:end]):
-            return False
-        taken[start:end] = b"\1" * (end - start)
-        return True
 
+def _candidates(text: str) -> Iterator[tuple[int, int, str, _Find]]:
+    """What may be a fact: where it begins and ends, the words of it, how to find it. What overlaps an earlier one is
+    none; nor is what has no words."""
     for match in _ORDINAL.finditer(text):
-        take(*match.span())
+        yield *match.span(), "", _finder("")
     for match in _URL.finditer(text):
         url = match[0].rstrip(".,;:!?*_")
-        if take(match.start(), match.start() + len(url)):
-            facts.append(_Fact(url, _finder(url.rstrip("/")), match.start()))
+        yield match.start(), match.start() + len(url), url, _finder(url.rstrip("/"))
     for match in _MAIL.finditer(text):
-        if take(*match.span()):
-            facts.append(_Fact(match[0].rstrip("."), _finder(match[0].rstrip(".")), match.start()))
+        mail = match[0].rstrip(".")
+        yield *match.span(), mail, _finder(mail)
     for start, end, values in _date_matches(text):
-        if take(start, end):
-            facts.append(_Fact(text[start:end].strip(), _date_finder(values), start))
+        yield start, end, text[start:end].strip(), _date_finder(values)
     for match in _TIME.finditer(text):
-        if (minutes := _minutes(match)) is not None and take(*match.span()):
-            facts.append(_Fact(match[0].strip(), _time_finder(minutes), match.start()))
+        if (minutes := _minutes(match)) is not None:
+            yield *match.span(), match[0].strip(), _time_finder(minutes)
     for match in _QUOTED.finditer(text):
-        number = next(n for n in (1, 2, 3) if match[n] is not None)
-        if _is_quotation(match[number], code=number == 3) and take(*match.span()):
-            find = _code_span_finder(match[3]) if number == 3 else _quote_finder(match[number])
-            facts.append(_Fact(match[number].strip(), find, match.start()))
+        quoted, is_code = match[match.lastindex or 0], match.lastindex == 3
+        if _is_quotation(quoted, code=is_code):
+            yield *match.span(), quoted.strip(), _code_span_finder(quoted) if is_code else _quote_finder(quoted)
     for match in _WORD.finditer(text):
         word = match[0].rstrip(_EDGE).lstrip(_EDGE.replace(".", "")).rstrip("-").lstrip("@")
         start = match.start() + match[0].find(word)
-        if word and _is_telling(word) and take(start, start + len(word)):
-            facts.append(_Fact(word, _word_finder(word), start))
+        if _is_telling(word):
+            yield start, start + len(word), word, _word_finder(word)
     for match in _SPACED_NUMBER.finditer(text):
-        if take(*match.span()):
-            facts.append(_Fact(match[0], _spaced_finder(match[0]), match.start()))
+        yield *match.span(), match[0], _spaced_finder(match[0])
     for match in _ROUNDED_NUMBER.finditer(text):
-        if take(*match.span()):
-            finder = _rounded_finder(match["number"], _SCALES[match["scale"].casefold()])
-            facts.append(_Fact(match[0], finder, match.start()))
+        yield *match.span(), match[0], _rounded_finder(match["number"], _SCALES[match["scale"].casefold()])
     for match in _PLAIN_NUMBER.finditer(text):
         digits = match[0].rstrip(".,'\u2019_\u00a0\u202f")
         value = _counted(digits)
-        is_code = bool(
-            re.fullmatch(r"\d+(?:\.\d{1,3}){2,}", digits) and not re.search(r"\.\d{3}\Z", digits)
-        )  # 10.0.0.1
-        if (value is not None or is_code) and take(match.start(), match.start() + len(digits)):
+        is_address = re.fullmatch(r"\d+(?:\.\d{1,3}){2,}", digits) and not re.search(r"\.\d{3}\Z", digits)  # 10.0.0.1
+        if value is not None or is_address:
             find = _finder(digits) if value is None else _number_finder(value)
-            facts.append(_Fact(digits.lstrip("+$€£¥"), find, match.start()))
-    yield from sorted(facts, key=lambda fact: fact.start)[:MAX_FACTS]
+            yield match.start(), match.start() + len(digits), digits.lstrip("+$€£¥"), find
 
 
 def _answer_text(answer: str) -> str:
     """The text in which facts are looked for: of an answer that is JSON, its values only, one a line."""
-    try:
-        value = json.loads(answer)
-    except (ValueError, RecursionError):
-        return answer
+    value = load_or_none(answer)
     return "\n".join(_leaves(value)) if isinstance(value, dict | list | str) else answer
 
 
@@ -626,104 +607,88 @@ def _is_telling(word: str) -> bool:
     return bool(re.search(r"\w\.[A-Za-z]\w{0,9}$", word)) and not re.search(r"\.[A-Z][a-z]+$", word)  # file.ext, a.b
 
 
-def _finder(text: str) -> Callable[[_Text], int | None]:
+def _finder(text: str) -> _Find:
     wanted = _normalize(text)
+    return lambda seen: _line_at(seen.normal, seen.normal.find(wanted))
+
+
+def _pattern_finder(pattern: str) -> _Find:
+    compiled = re.compile(pattern)
 
     def find(seen: _Text) -> int | None:
-        place = seen.normal.find(wanted)
-        return None if place < 0 else seen.normal.count("\n", 0, place) + 1
+        match = compiled.search(seen.normal)
+        return match and _line_at(seen.normal, match.start())
 
     return find
 
 
-def _word_finder(word: str) -> Callable[[_Text], int | None]:
+def _line_at(text: str, place: int) -> int | None:
+    return None if place < 0 else text.count("\n", 0, place) + 1
+
+
+def _either(*finders: _Find | None) -> _Find:
+    """Finds what the first of these finds that finds anything."""
+    return lambda seen: next((line for find in finders if find and (line := find(seen)) is not None), None)
+
+
+def _word_finder(word: str) -> _Find:
     """Finds a word or a path; of a path that was put together from a folder and a listing, its last part.
 
     So of a dotted name if that part is telling: it is defined without its class.
     """
     whole = _code_finder(re.sub(r"^\.{1,2}(?:/|$)|^\.{2,}|^v(?=\d)", "", word))
     parts = [part for part in re.split(r"[/\\]", word) if part not in ("", ".", "..", "~")]
-    last = _code_finder(parts[-1]) if len(parts) > 1 else _attribute_finder(word)
-
-    def find(seen: _Text) -> int | None:
-        for look in (whole, last):
-            if look is not None and (line := look(seen)) is not None:
-                return line
-        return None
-
-    return find
+    return _either(whole, _code_finder(parts[-1]) if len(parts) > 1 else _attribute_finder(word))
 
 
-def _code_span_finder(text: str) -> Callable[[_Text], int | None]:
+def _code_span_finder(text: str) -> _Find:
     """Finds code; also the name of a function that it calls, where the names of the arguments are in the text, too."""
     whole, called = _quote_finder(text), _CALLED.fullmatch(text)
-    name = called[1] if called else text
-    looks = [look for look in (_whole_word_finder(name) if called else None, _attribute_finder(name)) if look]
-    arguments = [_quote_finder(each) for each in (called[2].split(",") if called else ()) if each.strip()]
-
-    def find(seen: _Text) -> int | None:
-        if (line := whole(seen)) is not None or any(look(seen) is None for look in arguments):
-            return line
-        return next((line for look in looks if (line := look(seen)) is not None), None)
-
-    return find
+    if called is None:
+        return _either(whole, _attribute_finder(text))
+    named = _either(_whole_word_finder(called[1]), _attribute_finder(called[1]))
+    arguments = [_quote_finder(each) for each in called[2].split(",") if each.strip()]
+    return _either(whole, lambda seen: None if any(each(seen) is None for each in arguments) else named(seen))
 
 
-def _attribute_finder(name: str) -> Callable[[_Text], int | None] | None:
+def _attribute_finder(name: str) -> _Find | None:
     """Finds the last part of a dotted name, if it is a telling one."""
     last = re.split(r"\.|::", name)[-1]
     return _whole_word_finder(last) if _DOTTED.fullmatch(name) and _is_telling(last) else None
 
 
-def _whole_word_finder(word: str) -> Callable[[_Text], int | None]:
-    return _pattern_finder(re.compile(rf"(?<!\w){re.escape(_normalize(word))}(?!\w)"))
+def _whole_word_finder(word: str) -> _Find:
+    return _pattern_finder(rf"(?<!\w){re.escape(_normalize(word))}(?!\w)")
 
 
-def _pattern_finder(pattern: re.Pattern[str]) -> Callable[[_Text], int | None]:
-    def find(seen: _Text) -> int | None:
-        place = pattern.search(seen.normal)
-        return None if place is None else seen.normal.count("\n", 0, place.start()) + 1
-
-    return find
-
-
-def _code_finder(text: str) -> Callable[[_Text], int | None]:
+def _code_finder(text: str) -> _Find:
     """Finds a text, but not one whose number goes on: `juniper-478` is not in `juniper-4781`. Hashes may be cut."""
     wanted = _normalize(text)
     if not wanted[-1:].isdigit() or _HASH.fullmatch(wanted):
         return _finder(text)
-    return _pattern_finder(re.compile(rf"{re.escape(wanted)}(?!\d)"))
+    return _pattern_finder(rf"{re.escape(wanted)}(?!\d)")
 
 
-def _quote_finder(text: str) -> Callable[[_Text], int | None]:
+def _quote_finder(text: str) -> _Find:
     """Finds a quotation, also over line ends; of one with an ellipsis, its parts."""
     parts = [_flatten(_normalize(part)).strip(" .,:;!?'\"*_") for part in re.split(r"…|\.\.\.", text[:_MAX_QUOTE])]
     wanted = [part for part in parts if part]
     start = _finder(" ".join(text.split()[:2]).strip("`\"'*_.,:;"))
-
-    def find(seen: _Text) -> int | None:
-        if not wanted or any(part not in seen.flat for part in wanted):
-            return None
-        return start(seen) or 1
-
-    return find
+    return lambda seen: (start(seen) or 1) if wanted and all(part in seen.flat for part in wanted) else None
 
 
-def _spaced_finder(text: str) -> Callable[[_Text], int | None]:
+def _spaced_finder(text: str) -> _Find:
     """Finds 1 234 567 as one number, or as the numbers 1, 234 and 567."""
-    whole = _number_finder(Decimal(text.replace(" ", "")))
     parts = [_number_finder(Decimal(part).normalize()) for part in text.split()]
 
-    def find(seen: _Text) -> int | None:
-        if (line := whole(seen)) is not None:
-            return line
+    def find_parts(seen: _Text) -> int | None:
         lines = [part(seen) for part in parts]
         return None if None in lines else lines[0]
 
-    return find
+    return _either(_number_finder(Decimal(text.replace(" ", ""))), find_parts)
 
 
-def _rounded_finder(number: str, scale: int) -> Callable[[_Text], int | None]:
+def _rounded_finder(number: str, scale: int) -> _Find:
     """Finds 1.2 million also as a number that is rounded to it."""
     wanted = Decimal(number)
     half = Decimal(1).scaleb(-len(number.partition(".")[2])) / 2
@@ -735,24 +700,22 @@ def _rounded_finder(number: str, scale: int) -> Callable[[_Text], int | None]:
     return find
 
 
-def _number_finder(value: Decimal) -> Callable[[_Text], int | None]:
+def _number_finder(value: Decimal) -> _Find:
     return lambda seen: seen.numbers.get(abs(value))
 
 
-def _date_finder(values: Iterable[tuple[int | None, int, int]]) -> Callable[[_Text], int | None]:
-    wanted = tuple(values)
-
+def _date_finder(days: Iterable[_Day]) -> _Find:
     def find(seen: _Text) -> int | None:
-        for year, month, day in wanted:
-            for known, place in seen.dates.items():
-                if known[1:] == (month, day) and (year is None or known[0] is None or known[0] == year):
-                    return place
+        for year, *day in days:
+            for known, line in seen.dates.items():
+                if [*known[1:]] == day and (year is None or known[0] in (None, year)):
+                    return line
         return None
 
     return find
 
 
-def _time_finder(minutes: int) -> Callable[[_Text], int | None]:
+def _time_finder(minutes: int) -> _Find:
     return lambda seen: seen.times.get(minutes)
 
 
@@ -898,27 +861,19 @@ def _totals(numbers: Sequence[Decimal]) -> Iterator[Decimal]:
 
 def _value_of(expression: str) -> Decimal | None:
     """The value of a chain of one kind of operation, rounded as a reader would; None for mixed ones."""
-    numbers = [_plain_decimal(part) for part in re.split(r"\s*[-+*/\u00d7\u00f7\u2212]\s*", expression.strip())]
     operators = {"\u00d7": "*", "\u00f7": "/", "\u2212": "-"}
     kinds = {operators.get(sign, sign) for sign in re.findall(r"(?<=[\d\s])[-+*/\u00d7\u00f7\u2212]", expression)}
-    values = [number for number in numbers if number is not None]
-    if len(kinds) != 1 or len(values) != len(numbers):
+    if len(kinds) != 1:
         return None
+    parts = re.split(r"\s*[-+*/\u00d7\u00f7\u2212]\s*", expression.strip())
     try:
-        return reduce(_OPERATIONS[kinds.pop()], values).normalize()
+        return reduce(_OPERATIONS[kinds.pop()], [Decimal(part.replace(",", "")) for part in parts]).normalize()
     except DecimalException:
         return None
 
 
-def _plain_decimal(text: str) -> Decimal | None:
-    try:
-        return Decimal(text.replace(",", ""))
-    except DecimalException:
-        return None
-
-
-def _date_matches(text: str) -> Iterator[tuple[int, int, set[tuple[int | None, int, int]]]]:
-    """Where dates are in a text, and which days each can mean: year (None if it is not said), month, day."""
+def _date_matches(text: str) -> Iterator[tuple[int, int, set[_Day]]]:
+    """Where dates are in a text, and which days each can mean."""
     for pattern in _DATES:
         for match in pattern.finditer(text):
             groups = match.groupdict()
@@ -935,7 +890,7 @@ def _date_matches(text: str) -> Iterator[tuple[int, int, set[tuple[int | None, i
                 yield match.start(), match.end(), days
 
 
-def _date_values(text: str) -> Iterator[tuple[tuple[int | None, int, int], int]]:
+def _date_values(text: str) -> Iterator[tuple[_Day, int]]:
     for start, _, days in sorted(_date_matches(text), key=lambda match: match[0]):
         for day in days:
             yield day, start

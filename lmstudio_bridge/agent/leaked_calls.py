@@ -65,8 +65,7 @@ _VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'=]+)"
 _PAIRS_AFTER = re.compile(  # path=a.md, --path a.md, :path "a.md"
     r"[\"'`]?(?:[ \t,]+(?:with|args?|arguments?|param(?:eter)?s?|input)\b:?)*"
     r"(?![ \t,:]+(?:fail(?:s|ed)|return(?:s|ed)|sa(?:ys|id)|g(?:ives|ave)|errors?|results?|outputs?|f(?:inds|ound)"
-    r"|show(?:s|ed)"
-    r"|report(?:s|ed)|raise[sd]|answer(?:s|ed))\b)"
+    r"|show(?:s|ed)|report(?:s|ed)|raise[sd]|answer(?:s|ed))\b)"
     rf"(?:[ \t,:]+(?:@?[\w-]{{1,40}}\s?[=:]\s?|--?[a-z][\w-]{{0,39}}[= \t]\s?|:[\w-]{{1,40}}[ \t])`?{_VALUE})+"
     r"[ \t]*\W{0,20}\w{0,20}\W{0,20}\Z",
     re.IGNORECASE,
@@ -107,8 +106,7 @@ _SIGIL_BEFORE = re.compile(r"(?:\A|\n)[ \t`>]{0,6}[/@!\u25cf\u23fa] ?\Z")
 _PLAIN_WORD = re.compile(r"(?<![^\s])[A-Za-z]+(?![^\s:])")
 _GLUE = re.compile(
     r"with|mit|avec|con|com|met|args?|arguments?|param(?:eter)?s?|inputs?|json|data|call|code|function|tool|action"
-    r"|using|and|the|these"
-    r"|following|as|xml|commentary|analysis|assistant",
+    r"|using|and|the|these|following|as|xml|commentary|analysis|assistant",
     re.IGNORECASE,
 )
 _SAID_BEFORE = re.compile(r"(?:source|sources|via|from|used|using|cite|ref|see|by|called|ran|of)\W*\Z", re.IGNORECASE)
@@ -190,6 +188,7 @@ _DECODER = json.JSONDecoder(strict=False)  # raw line breaks in strings are comm
 _QUOTES = "\"'`*_(\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _PROSE_MARKS = ").,;:!?%\u2026\u2013\u2014"
 _OPENERS, _CLOSERS = "{[(", "}])"
+_BRACKETS = re.compile(r'\\.|"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{\[(}\])]', re.DOTALL)  # and what none in it counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +244,8 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
             continue
         values = list(_wrapped_values(value))
         fits = (
-            _only_parameters(each) or (not wants and any(_fits(each, name, tools[name]) for name in tools))
+            (isinstance(each, dict) and len(json.dumps(each)) > _MOST_HALF and is_like_arguments(each))
+            or (not wants and any(_fits(each, name, tools[name]) for name in tools))
             for each in values
         )
         if not 0 < len(values) <= _MOST_VALUES or not all(fits):
@@ -259,15 +259,10 @@ def is_like_arguments(keys: Iterable[str]) -> bool:
     return all(_PARAMETER.fullmatch(_letters(key)) for key in keys)
 
 
-def _only_parameters(value: Any) -> bool:
-    """Whether a JSON value is long, and its keys are what parameters of common tools are called."""
-    return isinstance(value, dict) and len(json.dumps(value)) > _MOST_HALF and is_like_arguments(value)
-
-
 def _names_keys(asked: str, values: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a task names all keys of these objects, and not all of their strings, too."""
-    given = [each for value in values for each in _strings([*value.values()])]
-    named = all(_whole_word(key).search(asked) for value in values for key in value)
+    given = [each for value in values for each in _all_in([*value.values()]) if isinstance(each, str)]
+    named = all(re.search(rf"(?<!\w){re.escape(key)}(?!\w)", asked, re.IGNORECASE) for value in values for key in value)
     return named and not (given and all(each in asked for each in given))
 
 
@@ -310,9 +305,9 @@ class _Finder:
     def holds_call(self, text: str) -> bool:
         """Whether a text without white space around it holds a call."""
         tail = text[-_TAIL:]
-        if self._is_sentence(text):
+        if self._is_sentence(text) or self._ends_in_call(tail) or self._begins_with_call(text[:_HEAD]):
             return True
-        if self._ends_in_call(tail) or self._begins_with_call(text[:_HEAD]) or _holds_unmistakable(tail):
+        if _holds_unmistakable(tail):
             return True
         breaks = islice(_BEHIND.finditer(tail), _MOST_BREAKS)
         return any(self._ends_in_call(tail[: each.start()].rstrip()) for each in breaks)
@@ -331,15 +326,12 @@ class _Finder:
         if len(text) > _MOST_PLAIN:
             return ()
         if start := _JSON_START.search(text):
-            items = list(_objects(_decode(text[start.end() :].strip().removesuffix("```"), whole=True)[0]))
+            value = _decode(text[start.end() :].strip().removesuffix("```"), whole=True)[0]
+            members = [member for each in _all_in(value) if isinstance(each, dict) for member in each.items()]
             named = self.find_names(text, last=False)
-            keys = tuple(dict.fromkeys(key for item in items for key in item))
-            if (
-                not keys
-                or not named
-                or set(map(str.casefold, keys)) & set(_ARGUMENT_KEYS)
-                or any(self._names_object(i) for i in items)
-            ):
+            calls = (_letters(key) in self._names and isinstance(given, dict) for key, given in members)
+            keys = tuple(dict.fromkeys(key for key, _ in members))
+            if not (keys and named) or set(map(str.casefold, keys)) & set(_ARGUMENT_KEYS) or any(calls):
                 return ()
             return (text[named[0].start : named[0].end], *keys)
         plain = _FENCED.sub(r"\1", text).strip()
@@ -357,9 +349,6 @@ class _Finder:
         if named[0].full and re.fullmatch(r"[^\w\n]{1,9}\S+", rest):
             return (name,)
         return (name,) if re.fullmatch(r"\(([\"'])[^\"'\n]+\1\)\W*", rest) else ()
-
-    def _names_object(self, item: Mapping[str, Any]) -> bool:
-        return any(_letters(key) in self._names and isinstance(value, dict) for key, value in item.items())
 
     def _ends_in_call(self, text: str) -> bool:
         block = _last_fence(text)
@@ -554,27 +543,15 @@ def _is_wanted_json(text: str, messages: Sequence[Message]) -> bool:
     asked = "\n".join(message.text for message in messages if isinstance(message, UserMessage))
     value = _decode(_FENCED.sub(r"\1", text), whole=True)[0]
     told = asked + "\n".join(message.text for message in messages if isinstance(message, ToolMessage))
-    return value is not None and "json" in asked.casefold() and all(each in told for each in _strings(value))
+    strings = [each for each in _all_in(value) if isinstance(each, str)]
+    return value is not None and "json" in asked.casefold() and all(each in told for each in strings)
 
 
-def _whole_word(word: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All keys and strings in a JSON value."""
-    if isinstance(value, str):
-        yield value
+def _all_in(value: Any) -> Iterator[Any]:
+    """A JSON value, and all keys and values in it."""
+    yield value
     for child in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _strings(child)
-
-
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """All objects in a JSON value."""
-    if isinstance(value, dict):
-        yield value
-    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _objects(child)
+        yield from _all_in(child)
 
 
 def _holds_unmistakable(text: str) -> bool:
@@ -582,9 +559,7 @@ def _holds_unmistakable(text: str) -> bool:
     if _MARK_FIRST.match(text) or _MARK_LAST.search(text[-_LONGEST_MARK:]):
         return True
     plain = _CODE.sub("code", text)
-    if _CALL_LIST.fullmatch(text):
-        return True
-    if _REACT.search(plain):
+    if _CALL_LIST.fullmatch(text) or _REACT.search(plain):
         return True
     for mark in islice(_MARK_IN_LINE.finditer(plain), _MOST_PLACES):
         if _ends_structured(plain[mark.start() :]) or plain.endswith(")") or _BEHIND.search(plain, mark.end()):
@@ -659,25 +634,13 @@ def _object_after(after: str) -> int:
 def _ends_here(text: str, start: int) -> bool:
     """Whether only marks and further groups follow the group that is opened at `start`; also if it stays open."""
     depth = 0
-    quote = ""
-    escaped = False
-    for position in range(start, len(text)):
-        char = text[position]
-        if escaped:
-            escaped = False
-        elif char == "\\":
-            escaped = True
-        elif quote:
-            if char == quote:
-                quote = ""
-        elif char == '"':
-            quote = char
-        elif char in _OPENERS:
+    for found in _BRACKETS.finditer(text, start):
+        if found[0] in _OPENERS:
             depth += 1
-        elif char in _CLOSERS:
+        elif found[0] in _CLOSERS:
             depth -= 1
             if depth == 0:
-                return _is_over(text[position + 1 :])
+                return _is_over(text[found.end() :])
     return True
 
 
