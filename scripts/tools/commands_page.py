@@ -13,8 +13,8 @@ _HEAD = """\
 # The command line
 
 Answers and tables go to stdout, everything else to stderr. Colors appear only in terminals; `NO_COLOR` turns them off.
-Secrets are never shown. Exit codes: 0 for success, 1 if something failed or you declined, 2 for invalid arguments or
-settings, 130 after Ctrl-C. Environment variables: [settings.md](settings.md).
+Exit codes: 0 success, 1 something failed or you declined, 2 invalid arguments or settings, 130 Ctrl-C. Environment
+variables: [settings.md](settings.md).
 """
 _USUAL_CODES = {"0 success", "1 failed, or you declined", "2 invalid arguments or settings", "130 interrupted"}
 
@@ -45,7 +45,8 @@ def _section(words: str, parser: CommandParser, told: dict[str, str]) -> str:
     told |= rows
     lines = [f"- {name}: {meaning}" for name, meaning in rows.items() if name not in repeated]
     if repeated:
-        lines.append(f"- as above: {', '.join(repeated)}")
+        names = (name.strip("`").split()[0] for name in repeated)
+        lines.append(f"- as above: `{'`, `'.join(names)}`")
     if lines:
         parts.append("\n".join(lines))
     for part in (parser.epilog or "").split("\n\n"):

@@ -30,13 +30,12 @@ These servers are tried through the bridge every week. Any other server works th
 
 - `reading`: how many of its tools run with read access; the others need write access. Your [rules](security.md#rules)
   come first, then the bridge's [presets](contributing/presets.md), then the marks of your own servers.
-- `tried`: which calls are made. *List* means that tools are listed and writing calls refused; more would need an
-  account.
+- `tried`: which calls are made. *List*: tools are listed and writing calls refused; more would need an account.
 - `sandbox`: what the server needs for that in the [sandbox](sandbox.md): nothing (*yes*), *network*
   (`{ network = true }`), or these settings. Servers with *list* only started there; a browser was not opened.
 
-| server | package | reading | tried | sandbox | what to know |
-|---|---|---|---|---|---|
+| server | reading | tried | sandbox | what to know |
+|---|---|---|---|---|
 """
 _SANDBOX = {"true": "yes", "{ network = true }": "network"}
 _START_LIMIT = 120.0  # seconds
@@ -67,9 +66,8 @@ def page() -> str:
 def _row(name: str, server: Server, marks: Marks) -> str:
     tried = ", ".join([*(["reads"] if server.reads else []), *(["writes"] if server.writes else [])])
     known = " ".join(filter(None, [server.about, *_partly(server.package)]))
-    package = f"`{server.package}` {server.version}"
     sandbox = _SANDBOX.get(server.sandbox, f"`{server.sandbox}`")
-    cells = [name, package, f"{len(reading(name, marks))}/{len(marks)}", tried or "list", sandbox, known]
+    cells = [f"`{server.package}`", f"{len(reading(name, marks))}/{len(marks)}", tried or "list", sandbox, known]
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -15,14 +15,11 @@ _HEAD = """\
 # Settings
 
 All settings are optional environment variables. Commands use those of your shell; for Claude Code,
-`lmstudio-bridge install --env NAME=VALUE` writes them into its entry. `lmstudio-bridge doctor` shows what is set, and
-invalid values.
+`lmstudio-bridge install --env NAME=VALUE` writes them into its entry. `lmstudio-bridge doctor` shows what is set.
 
-An empty variable counts as not set. If a row has several, the first that is set wins. Seconds are above 0 and at most
-86,400, unless the row says otherwise. `LMSTUDIO_HOST` and `LMSTUDIO_PORT` are `LMSTUDIO_BASE_URL` in two parts.
+An empty variable counts as not set. If several are named, the first that is set wins. Seconds are above 0 and at most
+86,400, unless said otherwise. `LMSTUDIO_HOST` and `LMSTUDIO_PORT` are `LMSTUDIO_BASE_URL` in two parts.
 
-| variable | meaning | default |
-|---|---|---|
 """
 _MOST_SECONDS = 86_400
 _NOT_FIXED = {"project": "the working folder", "home": "`~/.local/state/lmstudio-bridge`"}
@@ -44,9 +41,8 @@ def _rows() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         named = ", ".join(f"`{variable}`" for variable in variables_of(name))
         default = _NOT_FIXED.get(name) or _default(field.default)
-        values = _values(schema[name])
-        meaning = f"{field.description} Values: {values}." if values else field.description
-        yield f"| {named} | {meaning} | {default} |"
+        told = "; ".join(filter(None, [_values(schema[name]), f"default {default}" if default else ""]))
+        yield f"- {named}: {field.description}" + (f" ({told})" if told else "")
 
 
 def _default(value: object) -> str:
@@ -67,7 +63,7 @@ def _values(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{each}`" for each in given["enum"])
     least, most = given.get("minimum"), given.get("maximum")
     if (given.get("exclusiveMinimum"), most) == (0, _MOST_SECONDS):
-        return ""  # said once, above the table
+        return ""  # said once, above the list
     if "exclusiveMinimum" in given:
         return f"above {given['exclusiveMinimum']:g}, up to {most:,.0f}"
     if least is None:

@@ -36,11 +36,11 @@ The word is heron-42, from notes.txt.
 
 | line above the answer | meaning |
 |---|---|
-| `Nothing was changed.` | a change was asked for or tried, and none was made |
+| `Nothing was changed.` | though a change was asked for or tried |
 | `Not found in anything that was read: …` | facts of the answer that are in no result |
-| `did not open …`, `read 3 of 7 files in …`, `not of the newest …` | named and not read, or contradicts the answer |
-| `Failed: …` | a call that failed or was refused, and did not succeed later |
-| `Note: …` | anything else: a server that was left out, an answer that was cut off |
+| `did not open …`, `read 3 of 7 files in …`, `not of the newest …` | not read, or contradicts the answer |
+| `Failed: …` | a call that failed or was refused for good |
+| `Note: …` | anything else: a server left out, an answer cut off |
 
 A run without an answer says why in its first line. For programs, the result's `_meta` has `{REPORT_META}`:
 
@@ -48,7 +48,7 @@ A run without an answer says why in its first line. For programs, the result's `
 REPORT_KEYS = {
     "run_id": "id for `continue_run` and the command line",
     "stop": "`answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled`, `failed`, "
-    "or `partial`: some items of `for_each` are not done",
+    "or `partial`: some items are not done",
     "model": "the model used",
     "servers": "MCP servers whose tools were offered",
     "rounds": "model requests",
@@ -56,16 +56,16 @@ REPORT_KEYS = {
     "usage": "tokens of the local model",
     "saved": "tokens `kept`, `spent`, and `net`: [estimate](delegating.md#what-it-saves)",
     "seconds": "duration",
-    "warnings": "notes, and faults that the bridge recovered from",
-    "sources": "tools of which a call worked, with their servers",
-    "failed": "calls that failed or were refused, and did not succeed later",
-    "nothing_changed": "whether a change was asked for or tried, and none was made",
-    "changes": "how many files were `created`, `changed`, `moved`, `deleted` or left `unchanged`, and `files`",
+    "warnings": "notes, and faults recovered from",
+    "sources": "tools that worked, with their servers",
+    "failed": "the calls of those lines",
+    "nothing_changed": "whether that line is above the answer",
+    "changes": "counts of `created`, `changed`, `moved`, `deleted` and `unchanged` files, and `files`",
     "grounding": "`sources` of the answer's facts, facts that are `missing` there, and `coverage`",
     "needed_write": "calls that need `autonomous_with_write_access`",
-    "started": "servers selected for the task, and why",
+    "started": "servers selected, and why",
     "not_started": "the other servers",
-    "error": "why it failed, and what to do",
+    "error": "cause and remedy",
 }
 
 
@@ -142,13 +142,11 @@ def _json(value: object) -> str:
 
 async def _rest(server: BridgeServer) -> str:
     """Resources and prompts."""
-    lines = ["## Resources", "", "| resource | content |", "|---|---|"]
-    lines += [f"| `{each.uri}` | {each.description} |" for each in await MCPServer.list_resources(server)]
-    lines += [f"| `{each.uri_template}` | {each.description} |" for each in await server.list_resource_templates()]
+    lines = ["## Resources", ""]
+    lines += [f"- `{each.uri}`: {each.description}" for each in await MCPServer.list_resources(server)]
+    lines += [f"- `{each.uri_template}`: {each.description}" for each in await server.list_resource_templates()]
     lines += ["", "In Claude Code, for example: `@lmstudio-bridge:lmstudio://servers`.", "", "## Prompt", ""]
-    lines += ["| prompt | purpose |", "|---|---|"]
-    for prompt in await server.list_prompts():
-        lines.append(f"| `{prompt.name}` | {prompt.description} |")
+    lines += [f"- `{prompt.name}`: {prompt.description}" for prompt in await server.list_prompts()]
     lines += ["", "In Claude Code: `/mcp__lmstudio-bridge__delegate Summarize every note`."]
     return "\n".join([*lines, ""])
 

@@ -277,11 +277,11 @@ def literals() -> str:
 
 
 def test_every_message_in_troubleshooting_is_in_the_code() -> None:
-    rows = [line for line in read("docs/troubleshooting.md").splitlines() if line.startswith("| *")]
+    rows = [line for line in read("docs/troubleshooting.md").splitlines() if re.match(r"- \*\w", line)]
     ours = "\n".join([literals(), *(f"{words[:1].upper()}{words[1:]}{end}" for words, end in STATES.values())])
     assert rows
     for row in rows:
-        [quote] = re.findall(r"^\| \*(.+?)\* \| .+ \|$", row)
+        [quote] = re.findall(r"^- \*(.+?)\*:", row)
         pattern = "[^\n]*".join(re.escape(part) for part in re.split(r"\s?…\s?", quote))
         assert re.search(pattern, ours), quote
 
