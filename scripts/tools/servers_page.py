@@ -28,11 +28,11 @@ _HEAD = """\
 
 These servers are tried through the bridge every week. Any other server works the same way.
 
-- `reading`: how many of its tools run with read access; the others need write access. Your [rules](security.md#rules)
-  come first, then the bridge's [presets](contributing/presets.md), then the marks of your own servers.
+- `reading`: how many of its tools run with read access, by your [rules](security.md#rules), then the bridge's
+  [presets](contributing/presets.md), then its marks; the others need write access.
 - `tried`: which calls are made. *List*: tools are listed and writing calls refused; more would need an account.
-- `sandbox`: what the server needs for that in the [sandbox](sandbox.md): nothing (*yes*), *network*
-  (`{ network = true }`), or these settings. Servers with *list* only started there; a browser was not opened.
+- `sandbox`: what it needs for that in the [sandbox](sandbox.md): nothing (*yes*), *network* (`{ network = true }`), or
+  these settings. Those with *list* only started there; no browser was opened.
 
 | server | reading | tried | sandbox | what to know |
 |---|---|---|---|---|

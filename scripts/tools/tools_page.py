@@ -34,13 +34,13 @@ The word is heron-42, from notes.txt.
 [Local model output, unverified · qwen3-4b · read_text_file ×5 (a.md … e.md) · run 20261123-101236-r0fc6]
 ```
 
-| line above the answer | meaning |
-|---|---|
-| `Nothing was changed.` | though a change was asked for or tried |
-| `Not found in anything that was read: …` | facts of the answer that are in no result |
-| `did not open …`, `read 3 of 7 files in …`, `not of the newest …` | not read, or contradicts the answer |
-| `Failed: …` | a call that failed or was refused for good |
-| `Note: …` | anything else: a server left out, an answer cut off |
+Lines above the answer:
+
+- `Nothing was changed.`: though a change was asked for or tried
+- `Not found in anything that was read: …`: facts of the answer that are in no result
+- `did not open …`, `read 3 of 7 files in …`, `not of the newest …`: not read, or contradicts the answer
+- `Failed: …`: a call that failed or was refused for good
+- `Note: …`: anything else, such as a server left out, or an answer cut off
 
 A run without an answer says why in its first line. For programs, the result's `_meta` has `{REPORT_META}`:
 
