@@ -42,7 +42,7 @@ def _rows() -> Iterator[str]:
         named = ", ".join(f"`{variable}`" for variable in variables_of(name))
         default = _NOT_FIXED.get(name) or _default(field.default)
         told = "; ".join(filter(None, [_values(schema[name]), f"default {default}" if default else ""]))
-        yield f"- {named}: {field.description}" + (f" ({told})" if told else "")
+        yield f"- {named}{f' ({told})' if told else ''}: {field.description}"
 
 
 def _default(value: object) -> str:

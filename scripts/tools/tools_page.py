@@ -38,7 +38,7 @@ Lines above the answer:
 
 - `Nothing was changed.`: though a change was asked for or tried
 - `Not found in anything that was read: …`: facts of the answer that are in no result
-- `did not open …`, `read 3 of 7 files in …`, `not of the newest …`: not read, or contradicts the answer
+- `did not open …`, `read 3 of 7 files in …`, `not of the newest …`: named but not read, or contradicts the answer
 - `Failed: …`: a call that failed or was refused for good
 - `Note: …`: anything else, such as a server left out, or an answer cut off
 
@@ -48,7 +48,7 @@ A run without an answer says why in its first line. For programs, the result's `
 REPORT_KEYS = {
     "run_id": "id for `continue_run` and the command line",
     "stop": "`answered`, `round_limit`, `deadline`, `context_full`, `stuck`, `cancelled`, `failed`, "
-    "or `partial`: some items are not done",
+    "or `partial`: some items of `for_each` are not done",
     "model": "the model used",
     "servers": "MCP servers whose tools were offered",
     "rounds": "model requests",
@@ -58,8 +58,8 @@ REPORT_KEYS = {
     "seconds": "duration",
     "warnings": "notes, and faults recovered from",
     "sources": "tools that worked, with their servers",
-    "failed": "the calls of those lines",
-    "nothing_changed": "whether that line is above the answer",
+    "failed": "calls that failed or were refused for good",
+    "nothing_changed": "whether a change was asked for or tried, and none was made",
     "changes": "counts of `created`, `changed`, `moved`, `deleted` and `unchanged` files, and `files`",
     "grounding": "`sources` of the answer's facts, facts that are `missing` there, and `coverage`",
     "needed_write": "calls that need `autonomous_with_write_access`",
