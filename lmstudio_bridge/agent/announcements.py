@@ -94,8 +94,7 @@ _BEGINNINGS = tuple(
         r"(?:(?:спочатку|зараз|я) )*(?:прочитаю|відкрию|перевірю|подивлюся|знайду)\b",
         # Swedish, Danish, Norwegian
         r"(?:jag ska|jag kommer att|låt mig|jeg vil|jeg skal|lad mig|la meg) (?:\w+ ){0,2}?(?:läsa|öppna|kontrollera"
-        r"|söka"
-        r"|titta|hämta|læse|åbne|kontrollere|søge|lese|åpne|sjekke|tjekke|se på|kigge)\b",
+        r"|söka|titta|hämta|læse|åbne|kontrollere|søge|lese|åpne|sjekke|tjekke|se på|kigge)\b",
         # Turkish, Indonesian, Vietnamese
         r"[^!?:\n]{0,100}\b(?:okuyorum|okuyacağım|okuyayım|kontrol ed(?:iyorum|eceğim|eyim)|açıyorum|açacağım|arıyorum"
         r"|arayacağım|inceliyorum|inceleyeceğim|bakıyorum|bakacağım|bakayım|listeliyorum)\W*\Z",

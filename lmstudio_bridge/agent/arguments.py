@@ -81,7 +81,10 @@ def read_arguments(text: str, parameters: JSONObject) -> Arguments:
     for name, value in values.items():
         known = meant.get(name, name)
         coerced[known] = reader.coerce(value, properties.get(known, {}), known, (name,))
-    _check_finite(coerced)
+    try:  # numbers out of range may have become strings, as with the hash 12e4567; else they cannot be sent
+        json.dumps(coerced, allow_nan=False)
+    except ValueError as exc:
+        raise ValueError(f"they are not valid JSON ({exc}).") from None
     required = parameters.get("required", ())
     return Arguments(
         {name: value for name, value in coerced.items() if not _is_empty_option(name, value, properties, required)},
@@ -193,14 +196,14 @@ def _read_object(text: str, changes: list[str]) -> tuple[dict[str, Any], str]:
     return value, text
 
 
-def _load(text: str, *, finite: bool = True) -> Any:
+def _load(text: str, *, finite: bool = True, strict: bool = False) -> Any:
     """The value that can be sent on as it is: Python reads more than JSON allows.
 
     Raises:
         ValueError: It cannot; also for NaN and numbers that are too large, unless they need not be `finite`.
     """
     try:
-        value = json.loads(text, strict=False)  # line breaks inside strings are plain enough
+        value = json.loads(text, strict=strict)  # line breaks inside strings are plain enough
         json.dumps(value, ensure_ascii=False, allow_nan=not finite).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -211,22 +214,12 @@ def _load(text: str, *, finite: bool = True) -> Any:
     return value
 
 
-def _check_finite(values: dict[str, Any]) -> None:
-    """Numbers out of range may have become strings, as with the hash 12e4567; else they cannot be sent."""
-    try:
-        json.dumps(values, allow_nan=False)
-    except ValueError as exc:
-        raise ValueError(f"they are not valid JSON ({exc}).") from None
-
-
 def _is_valid_object(text: str) -> bool:
     """Whether strict parsers take the text as one JSON object."""
     try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
+        return isinstance(_load(text, strict=True), dict)
+    except ValueError:
         return False
-    return isinstance(value, dict) and not is_deeper(value, MAX_NESTING)
 
 
 def _repair(text: str, error: ValueError) -> str:
@@ -302,7 +295,7 @@ def _end_of_object(text: str, start: int, strings: list[tuple[int, int]]) -> int
         elif char == "\\":
             escaped = bool(quote)
         elif quote:
-            if char == quote and (quote == '"' or _closes(text, position)):
+            if char == quote and (quote == '"' or _AFTER_STRING.match(text, position + 1)):  # an apostrophe does not
                 quote = ""
                 strings.append((opened, position + 1))
         elif char == '"' or (char == "'" and not text[position - 1].isalnum()):
@@ -314,11 +307,6 @@ def _end_of_object(text: str, start: int, strings: list[tuple[int, int]]) -> int
             if depth == 0:
                 return position + 1
     return None
-
-
-def _closes(text: str, position: int) -> bool:
-    """Whether a single quote ends a string here: an apostrophe has a letter after it."""
-    return _AFTER_STRING.match(text, position + 1) is not None
 
 
 def _rename(values: Mapping[str, Any], parameters: JSONObject, changes: list[str]) -> dict[str, str]:
@@ -367,13 +355,13 @@ class _Coercion:
         if not isinstance(schema, Mapping):
             return value
         kinds = _kinds(schema)
-        if not kinds or any(_IS_KIND.get(kind, _never)(value) for kind in kinds):
+        if not kinds or any(kind in _IS_KIND and _IS_KIND[kind](value) for kind in kinds):
             return self._coerce_inside(value, schema, name, path)
         for kind in kinds:
             if kind == "string":
                 converted = value if value is None else written_json(self._source, *path)
             else:
-                converted = _TO_KIND.get(kind, _same)(value)
+                converted = _TO_KIND[kind](value) if kind in _TO_KIND else value
             if converted is not value:
                 self._changes.append(f"{name} was given as {type(value).__name__}")
                 if kind != "string" and isinstance(value, str):
@@ -403,14 +391,6 @@ def _kinds(schema: Mapping[str, Any]) -> list[str]:
         return [each["type"] for each in choices if isinstance(each, Mapping) and isinstance(each.get("type"), str)]
     values = schema.get("enum")
     return ["string"] if isinstance(values, list) and values and all(isinstance(each, str) for each in values) else []
-
-
-def _never(_: Any) -> bool:
-    return False
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 _IS_KIND: Mapping[str, Callable[[Any], bool]] = {
@@ -445,18 +425,16 @@ def _to_boolean(value: Any) -> Any:
 
 
 def _to_array(value: Any) -> Any:
-    if isinstance(value, str):
-        with suppress(ValueError):
-            if isinstance(decoded := _load(value), list):
-                return decoded
-        return [value] if value and not value.lstrip().startswith("[") else value
-    return value
+    decoded = _decoded(value, list)
+    is_item = decoded is value and isinstance(value, str) and value and not value.lstrip().startswith("[")
+    return [value] if is_item else decoded
 
 
-def _to_object(value: Any) -> Any:
+def _decoded(value: Any, kind: type) -> Any:
+    """What a text holds as JSON, if it is of that type; else the value itself."""
     if isinstance(value, str):
         with suppress(ValueError):
-            if isinstance(decoded := _load(value), dict):
+            if isinstance(decoded := _load(value), kind):
                 return decoded
     return value
 
@@ -466,7 +444,7 @@ _TO_KIND: Mapping[str, Callable[[Any], Any]] = {
     "number": _to_number,
     "boolean": _to_boolean,
     "array": _to_array,
-    "object": _to_object,
+    "object": lambda value: _decoded(value, dict),
 }
 
 

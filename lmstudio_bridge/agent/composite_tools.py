@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import TypeAlias
 
 import anyio
 
@@ -71,21 +72,15 @@ _NO_OUTPUT = "(no output)"  # what stands for the text of an empty file
 
 _TOO_LONG = ToolResult("too long", is_error=True)
 
+HoldsText: TypeAlias = Callable[[Tool, JSONObject, str], Awaitable[bool | None]]
+"""Whether the file that the arguments of a tool name holds just this text; None where that cannot be known."""
 
-class HoldsText(Protocol):
-    """Whether the file that the arguments of a tool name holds just this text; None where that cannot be known."""
-
-    async def __call__(self, tool: Tool, arguments: JSONObject, text: str) -> bool | None: ...
+CallInner: TypeAlias = Callable[[Tool, JSONObject], Awaitable[ToolResult]]
+"""Runs one call of a server's tool; a failure is a result with `is_error`. The text is as the server sent it."""
 
 
 async def _unknown(tool: Tool, arguments: JSONObject, text: str) -> bool | None:
     return None
-
-
-class CallInner(Protocol):
-    """Runs one call of a server's tool; a failure is a result with `is_error`. The text is as the server sent it."""
-
-    async def __call__(self, tool: Tool, arguments: JSONObject) -> ToolResult: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,30 +224,11 @@ class CompositeTools:
                 assert self._commits is not None
                 return await _find_commits(self._commits, inner, values["text"], values["repository"])
             assert self._files is not None
-            return await self._run_on_files(call.name, values, _Files(self._files, inner, holds))
+            files = _Files(self._files, inner, holds, task=self._task, edits=self._edits)
+            known = {name: values[name] for name in tool.spec.parameters["properties"] if name in values}
+            return await _ON_FILES[call.name](files, **known)
         except ValueError as exc:
             return CompositeResult(str(exc), is_error=True)
-
-    async def _run_on_files(self, name: str, values: Mapping[str, Any], files: _Files) -> CompositeResult:
-        match name:
-            case "find_text":
-                return await _find_text(files, values["text"], values["folder"])
-            case "read_files":
-                return await _read_files(files, values["paths"], task=self._task)
-            case "compare_files":
-                only_first = values.get("only_in_a", False)
-                return await _compare_files(files, values["path_a"], values["path_b"], only_first=only_first)
-            case "count_files":
-                return await _count_files(files, values["folder"])
-            case "total_column":
-                return await _total_column(files, values["path"], values["column"], values["where"])
-            case "append_text":
-                return await _append_text(files, values["path"], values["text"])
-            case _:
-                old = values["old"]
-                return await _replace_text(
-                    files, values["path"], old, values["new"], edits=self._edits, task=self._task
-                )
 
 
 async def _find_commits(tools: CommitTools, inner: CallInner, text: str, repository: str) -> CompositeResult:
@@ -260,18 +236,9 @@ async def _find_commits(tools: CommitTools, inner: CallInner, text: str, reposit
     log = await inner(tools.log, tools.log_arguments(repository))
     if log.is_error:
         raise ValueError(f"The commits could not be listed: {_first_line(log.text)}")
-    commits, limiter = read_log(log.text), anyio.CapacityLimiter(_AT_ONCE)
-    if not commits:
+    if not (commits := read_log(log.text)):
         raise ValueError(f"{tools.log.name} gave no commits.")
-    results: dict[str, ToolResult] = {}
-
-    async def show(commit: str) -> None:
-        async with limiter:
-            results[commit] = await inner(tools.show, tools.show_arguments(repository, commit))
-
-    async with anyio.create_task_group() as group:
-        for commit in commits:
-            group.start_soon(show, commit)
+    results = await _for_each(commits, lambda each: inner(tools.show, tools.show_arguments(repository, each)))
     shown = {commit: results[commit].text for commit in reversed(commits) if not results[commit].is_error}
     if not shown:
         raise ValueError(f"The commits could not be shown: {_first_line(results[commits[0]].text)}")
@@ -296,6 +263,22 @@ async def _find_commits(tools: CommitTools, inner: CallInner, text: str, reposit
         seen=tuple((f"commit {commit[:12]}", shown[commit]) for commit, _ in shows),
         looked_at=tuple(dict.fromkeys(hit.partition(": ")[0] for _, (_, hits) in shows for hit in hits if ": " in hit)),
     )
+
+
+async def _for_each(names: Iterable[str], call: Callable[[str], Awaitable[ToolResult]]) -> dict[str, ToolResult]:
+    """The results of calls that run side by side, by the names that they are for, in the order of those."""
+    results: dict[str, ToolResult] = {}
+    limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def run(name: str) -> None:
+        async with limiter:
+            results[name] = await call(name)
+
+    distinct = dict.fromkeys(names)
+    async with anyio.create_task_group() as group:
+        for name in distinct:
+            group.start_soon(run, name)
+    return {name: results[name] for name in distinct}
 
 
 def _parts(text: str) -> list[str]:
@@ -331,18 +314,14 @@ async def _search(found: _Found, matches: Callable[[str], bool]) -> list[tuple[s
     """Path, number and text of the lines that pass a test."""
 
     def search() -> list[tuple[str, int, str]]:
-        texts = found.texts.items()
-        return [
-            (path, number, line)
-            for path, content in texts
-            for number, line in text_operations.find_lines(content, matches)
-        ]
+        hits = ((path, text_operations.find_lines(content, matches)) for path, content in found.texts.items())
+        return [(path, number, line) for path, lines in hits for number, line in lines]
 
     # In a thread: megabytes take a second in which other runs must go on.
     return await anyio.to_thread.run_sync(search, abandon_on_cancel=True)
 
 
-async def _read_files(files: _Files, paths: Sequence[str], *, task: str) -> CompositeResult:
+async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
     wanted: dict[str, None] = {}
     for path in paths:
         wanted.update(dict.fromkeys(await files.match(path) if "*" in path else [_tidy(path)]))
@@ -350,7 +329,7 @@ async def _read_files(files: _Files, paths: Sequence[str], *, task: str) -> Comp
     if len(paths) == 1 and not found.texts and not found.failed.get(_tidy(paths[0]), "ENOENT").startswith("ENOENT"):
         found = await files.read_below(paths[0])  # a folder
     guessed = ""
-    in_task = any(PurePosixPath(path).name in task for path in wanted)
+    in_task = any(PurePosixPath(path).name in files.task for path in wanted)
     if not (found.texts or in_task) and found.failed and all(map(_MISSING.search, found.failed.values())):
         folder = _only_folder(found.failed)
         below = await files.read_below(folder) if folder else found
@@ -376,20 +355,17 @@ def _only_folder(paths: Iterable[str]) -> str:
     return folders.pop() if len(folders) == 1 else ""
 
 
-async def _compare_files(files: _Files, first: str, second: str, *, only_first: bool) -> CompositeResult:
-    one, other = [(path, await files.read_one(path)) for path in (_tidy(first), _tidy(second))]
-    if only_first:
+async def _compare_files(files: _Files, path_a: str, path_b: str, only_in_a: bool = False) -> CompositeResult:
+    one, other = [(path, await files.read_one(path)) for path in (_tidy(path_a), _tidy(path_b))]
+    if only_in_a:
         missing = await anyio.to_thread.run_sync(text_operations.find_missing, one[1], other[1], abandon_on_cancel=True)
         text = f"{counted(len(missing), 'line') if missing else 'Nothing'} in {one[0]} but not in {other[0]}"
         text += ":" if missing else "."
         return CompositeResult(text, "\n".join(missing), seen=(one, other), looked_at=(one[0], other[0]))
     found = await anyio.to_thread.run_sync(text_operations.find_differences, one, other, abandon_on_cancel=True)
     names = f"{one[0]} and {other[0]}"
-    text = (
-        f"{counted(found.count, 'difference')} between {names}, and no others"
-        if found.count
-        else f"{names} are the same"
-    )
+    differ = f"{counted(found.count, 'difference')} between {names}, and no others"
+    text = differ if found.count else f"{names} are the same"
     text += f", except in {found.left_out}" if found.left_out else ""
     text += ":" if found.count else "."
     return CompositeResult(text, "\n".join(found.lines), seen=(one, other), looked_at=(one[0], other[0]))
@@ -407,9 +383,7 @@ async def _count_files(files: _Files, folder: str) -> CompositeResult:
 
 def _is_beside(path: str, others: Iterable[str]) -> bool:
     """Whether a file is in the same folder as all of the others, and has the same extension."""
-    return {(other.rpartition("/")[0], PurePosixPath(other).suffix) for other in (path, *others)} == {
-        (path.rpartition("/")[0], PurePosixPath(path).suffix)
-    }
+    return len({(each.rpartition("/")[0], PurePosixPath(each).suffix) for each in (path, *others)}) == 1
 
 
 async def _total_column(files: _Files, path: str, column: str, where: str) -> CompositeResult:
@@ -417,9 +391,8 @@ async def _total_column(files: _Files, path: str, column: str, where: str) -> Co
     found = await files.read([path])
     if not found.texts and not _MISSING.search(found.failed[path]):
         found = await files.read_below(path)  # a folder
-        if odd := next(
-            (each for each in (*files.binaries, *files.skipped, *found.texts) if not _is_beside(each, found.texts)), ""
-        ):
+        below = (*files.binaries, *files.skipped, *found.texts)
+        if odd := next((each for each in below if not _is_beside(each, found.texts)), ""):
             raise ValueError(f"{path} holds files of several kinds or folders, such as {odd}. Name one file.")
     if not found.texts or found.failed:  # a sum without them would be wrong
         raise ValueError(f"{path} was not added up{found.problems()}")
@@ -429,25 +402,18 @@ async def _total_column(files: _Files, path: str, column: str, where: str) -> Co
     return CompositeResult(text, seen=(*found.texts.items(), ("total_column", text)), looked_at=tuple(found.texts))
 
 
-async def _replace_text(
-    files: _Files, path: str, old: str, new: str, *, edits: set[tuple[str, str, str]], task: str
-) -> CompositeResult:
+async def _replace_text(files: _Files, path: str, old: str, new: str) -> CompositeResult:
     if not old or old == new:
         raise ValueError("The text to replace is empty." if not old else "Old and new text are the same.")
     found = await files.read_below(path)
-    made = {
-        name: replaced
-        for name, text in found.texts.items()
-        if (replaced := text_operations.replace_all(text, old, new)).count
-    }
-    if undone := next((name for name in made if (name, new, old) in edits), ""):
+    everywhere = {name: text_operations.replace_all(text, old, new) for name, text in found.texts.items()}
+    made = {name: replaced for name, replaced in everywhere.items() if replaced.count}
+    if undone := next((name for name in made if (name, new, old) in files.edits), ""):
         raise ValueError(f"Not done: it would undo your replacement of {new!r} by {old!r} in {undone}.")
-    anywhere = not task or old.strip().casefold() in task.casefold()
+    anywhere = not files.task or old.strip().casefold() in files.task.casefold()
     if not anywhere and len(made) == 1:
-        made = {
-            name: text_operations.replace_where(found.texts[name], old, new, task) or all_of
-            for name, all_of in made.items()
-        }
+        name = next(iter(made))
+        made[name] = text_operations.replace_where(found.texts[name], old, new, files.task) or made[name]
     if not anywhere and sum(replaced.count for replaced in made.values()) > 1:
         places = [
             f"{name}:{number}: {line}"
@@ -466,7 +432,7 @@ async def _replace_text(
             if is_written:
                 break  # the tool does not write what it is given: no other file may come to harm
             continue
-        edits.add((name, old, new))
+        files.edits.add((name, old, new))
         longer = f"; {replaced.left} more left alone, as parts of longer words" if replaced.left else ""
         lines.append(f"{name}: {counted(replaced.count, 'place')} replaced{longer}")
         diffs.append(text_operations.show_changes(name, found.texts[name], replaced.text))
@@ -502,6 +468,18 @@ async def _append_text(files: _Files, path: str, text: str) -> CompositeResult:
     )
 
 
+_ON_FILES: Mapping[str, Callable[..., Awaitable[CompositeResult]]] = {
+    "find_text": _find_text,
+    "read_files": _read_files,
+    "compare_files": _compare_files,
+    "count_files": _count_files,
+    "total_column": _total_column,
+    "replace_text": _replace_text,
+    "append_text": _append_text,
+}
+"""The tools that work on files: called with the files and the arguments of the tool."""
+
+
 @dataclass(frozen=True, slots=True)
 class _FileTools:
     """The tools of one server for text files; `paths` and `content` are names of their arguments."""
@@ -529,12 +507,19 @@ class _Found:
 
 
 class _Files:
-    """The files of one call: walked, read and written with the inner tools. Errors are `ValueError`, for the model."""
+    """The files of one call: walked, read and written with the inner tools. Errors are `ValueError`, for the model.
 
-    def __init__(self, tools: _FileTools, inner: CallInner, holds: HoldsText) -> None:
+    `task` and `edits` are those of `CompositeTools`.
+    """
+
+    def __init__(
+        self, tools: _FileTools, inner: CallInner, holds: HoldsText, *, task: str, edits: set[tuple[str, str, str]]
+    ) -> None:
         self._tools = tools
         self._inner = inner
         self._holds = holds
+        self.task = task
+        self.edits = edits
         self.unlisted: dict[str, str] = {}  # folders below one that was walked, and why they could not be listed
         self.binaries: list[str] = []  # files below a folder that were not read
         self.skipped: list[str] = []  # folders that were left aside
@@ -548,22 +533,20 @@ class _Files:
 
     async def read(self, paths: Sequence[str]) -> _Found:
         """The texts of files, in the order of the paths."""
-        results: dict[str, ToolResult] = {}
-        limiter = anyio.CapacityLimiter(_AT_ONCE)
+        received = 0
 
-        async def read(path: str) -> None:
-            async with limiter:
-                is_full = sum(len(result.text) for result in results.values()) > MAX_CHARS
-                results[path] = _TOO_LONG if is_full else await self._call(self._tools.read, path)
+        async def read(path: str) -> ToolResult:
+            nonlocal received
+            if received > MAX_CHARS:
+                return _TOO_LONG
+            result = await self._call(self._tools.read, path)
+            received += len(result.text)
+            return result
 
-        async with anyio.create_task_group() as group:
-            for path in dict.fromkeys(paths[:MAX_FILES]):
-                group.start_soon(read, path)
         texts: dict[str, str] = {}
         failed = dict.fromkeys(paths[MAX_FILES:], f"more than {MAX_FILES} files at once")
         room = MAX_CHARS
-        for path in dict.fromkeys(paths[:MAX_FILES]):
-            result = results[path]
+        for path, result in (await _for_each(paths[:MAX_FILES], read)).items():
             if result.is_error:
                 failed[path] = _first_line(result.text)
             elif len(result.text) > room:
@@ -607,9 +590,8 @@ class _Files:
             listed += len(level)
             if listed > MAX_FOLDERS:
                 raise ValueError(f"{_shown(folder)} holds more than {MAX_FOLDERS} folders; name a smaller one.")
-            results = await self._list(level)
             below: list[str] = []
-            for path, result in results.items():
+            for path, result in (await _for_each(level, partial(self._call, self._tools.listing))).items():
                 if result.is_error and not depth:
                     raise ValueError(f"{_shown(folder)} could not be listed: {_first_line(result.text)}")
                 if result.is_error:
@@ -628,19 +610,6 @@ class _Files:
             level = below
         self.unlisted.update(dict.fromkeys(level, f"more than {MAX_DEPTH} folders deep"))
         return sorted(files)
-
-    async def _list(self, folders: Sequence[str]) -> dict[str, ToolResult]:
-        results: dict[str, ToolResult] = {}
-        limiter = anyio.CapacityLimiter(_AT_ONCE)
-
-        async def ask(path: str) -> None:
-            async with limiter:
-                results[path] = await self._call(self._tools.listing, path)
-
-        async with anyio.create_task_group() as group:
-            for path in folders:
-                group.start_soon(ask, path)
-        return {path: results[path] for path in folders}
 
     async def write(self, path: str, text: str, *, old: str) -> tuple[str, bool]:
         """Write a file that was read as `old`, and read it again; what went wrong, and whether it was written."""
@@ -664,12 +633,9 @@ class _Files:
 
 def _is_decorated(text: str) -> bool:
     """Whether a text seems not to be just what the file holds: bytes were replaced, or its lines are numbered."""
-    numbers = [_NUMBERED.match(line) for line in text.splitlines()]
-    return "\ufffd" in text or (
-        len(numbers) > 1
-        and all(numbers)
-        and [int(match[1]) for match in numbers if match] == list(range(1, len(numbers) + 1))
-    )
+    lines = text.splitlines()
+    numbers = [int(match[1]) for line in lines if (match := _NUMBERED.match(line))]
+    return "\ufffd" in text or (len(lines) > 1 and numbers == [*range(1, len(lines) + 1)])
 
 
 def _find_file_tools(tools: Sequence[Tool]) -> _FileTools | None:

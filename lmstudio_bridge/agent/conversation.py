@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from lmstudio_bridge.agent.arguments import about_arguments, read_json, replayable_arguments
+from lmstudio_bridge.agent.arguments import about_arguments, replayable_arguments
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, is_own_text
 from lmstudio_bridge.agent.result_store import ResultStore
 from lmstudio_bridge.agent.untrusted import NO_DELIMITER, Delimiter
 from lmstudio_bridge.events import Emit, ResultsShrunk
+from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
 
 CHARS_PER_TOKEN = 4  # a rough average over English text and code
@@ -57,7 +58,6 @@ class Conversation:
     def __init__(self, messages: Iterable[Message]) -> None:
         self._messages: list[Message] = []
         self._size = 0  # characters; kept, because a long history is asked for it in every round
-        self._users_turn_was_last = False  # calls and their results are no turns of their own
         for message in messages:
             self.add(message)
 
@@ -102,7 +102,7 @@ class Conversation:
             case UserMessage() | AssistantMessage():
                 if open_calls:
                     raise ValueError(f"calls without a result: {', '.join(open_calls)}")
-                if isinstance(message, UserMessage) is self._users_turn_was_last:
+                if isinstance(message, UserMessage) is self._is_models_turn():
                     raise ValueError("user and assistant must take turns, the user first")
                 ids = [call.id for call in message.calls] if isinstance(message, AssistantMessage) else []
                 if len(set(ids)) < len(ids):
@@ -112,16 +112,22 @@ class Conversation:
             message = AssistantMessage(message.text, tuple(calls))
         self._messages.append(message)
         self._size += _chars(message)
-        self._users_turn_was_last = _users_turn_after(message, self._users_turn_was_last)
 
     def drop_last(self, count: int) -> None:
         """Take the newest messages out of the history."""
         if count:
             self._size -= sum(_chars(message) for message in self._messages[-count:])
             del self._messages[-count:]
-            self._users_turn_was_last = False
-            for message in self._messages:
-                self._users_turn_was_last = _users_turn_after(message, self._users_turn_was_last)
+
+    def _is_models_turn(self) -> bool:
+        """Whether the user's turn is the last one; calls and their results are no turns of their own."""
+        for message in reversed(self._messages):
+            match message:
+                case UserMessage():
+                    return True
+                case AssistantMessage(calls=()):
+                    return False
+        return False
 
     def open_calls(self) -> tuple[str, ...]:
         """The ids of the last turn's calls that have no result yet."""
@@ -257,25 +263,11 @@ def _is_hollow(value: object) -> bool:
             return value in (None, "")
 
 
-def _users_turn_after(message: Message, before: bool) -> bool:
-    """Whether the model is to speak after this message."""
-    match message:
-        case UserMessage():
-            return True
-        case AssistantMessage(calls=()):
-            return False
-        case _:
-            return before
-
-
 def _chars(message: Message) -> int:
     calls = message.calls if isinstance(message, AssistantMessage) else ()
     return len(message.text) + sum(len(call.name) + len(call.arguments) for call in calls)
 
 
 def _about(call: ToolCall) -> str:
-    try:
-        value = read_json(call.arguments or "{}")
-    except ValueError:
-        return ""
+    value = load_or_none(call.arguments)  # valid in a history
     return about_arguments(value) if isinstance(value, dict) else ""

@@ -790,7 +790,7 @@ class _Calculated:
     """
 
     def __init__(self, task: str, results: Sequence[str]) -> None:
-        self._task = task
+        self._words = list(dict.fromkeys(re.findall(r"\w{3,}", task.casefold())))[:_MAX_WORDS]
         numbers = _numbers_in(task)
         lists = [_numbers_in(text) for text in results]
         last = [numbers[-1] for numbers in lists if numbers]
@@ -820,18 +820,14 @@ class _Calculated:
         A table is all rows of a text if they have as many numbers each, or some that follow each other and begin alike.
         """
         rows = [(line.casefold(), numbers) for line in text[:_MAX_TABLE].splitlines() if (numbers := _numbers_in(line))]
-        if len({len(numbers) for _, numbers in rows}) == 1:
-            yield from self._columns_of(rows)
-            return
-        for _, table in groupby(rows, key=lambda row: (len(row[1]), re.sub(r"\w", "", row[0].lstrip()[:1]))):
-            yield from self._columns_of(list(table))
-
-    def _columns_of(self, rows: Sequence[tuple[str, list[Decimal]]]) -> Iterator[list[Decimal]]:
-        words = list(dict.fromkeys(re.findall(r"\w{3,}", self._task.casefold())))[:_MAX_WORDS]
-        some = [word for word in words if 1 < sum(word in line for line, _ in rows) < len(rows)]
-        for word in ("", *some):
-            chosen = [numbers for line, numbers in rows if word in line]
-            yield from map(list, zip(*chosen, strict=True))
+        tables = [rows]
+        if len({len(numbers) for _, numbers in rows}) != 1:
+            alike = groupby(rows, key=lambda row: (len(row[1]), re.sub(r"\w", "", row[0].lstrip()[:1])))
+            tables = [list(table) for _, table in alike]
+        for table in tables:
+            some = [word for word in self._words if 1 < sum(word in line for line, _ in table) < len(table)]
+            for word in ("", *some):
+                yield from map(list, zip(*(numbers for line, numbers in table if word in line), strict=True))
 
 
 def _numbers_in(text: str) -> list[Decimal]:

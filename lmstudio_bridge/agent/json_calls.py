@@ -101,15 +101,9 @@ def reply_schema(
         names = [spec.name for spec in specs]
         calls = [_object({"call": {"type": "string", "enum": names}, "arguments": {"type": "object"}})]
     else:
-        calls = [
-            _object({"call": {"type": "string", "enum": [spec.name]}, "arguments": _lean_parameters(spec)})
-            for spec in specs
-        ]
+        closed = [(spec.name, {**_lean(spec.parameters), "additionalProperties": False}) for spec in specs]
+        calls = [_object({"call": {"type": "string", "enum": [name]}, "arguments": lean}) for name, lean in closed]
     return {"anyOf": calls if must_call else [*calls, answer]}
-
-
-def _lean_parameters(spec: ToolSpec) -> dict[str, Any]:
-    return {**_lean(spec.parameters), "additionalProperties": False}
 
 
 def _lean(schema: Any) -> Any:
@@ -183,10 +177,10 @@ def read_reply(reply: Completion, *, new_id: Callable[[], str], as_json: bool = 
     match value:
         case {"call": str(name), **rest}:
             arguments = written_json(text[start:end], "arguments") if "arguments" in rest else "{}"
-            return _changed(reply, text="", calls=(ToolCall(new_id(), repair_surrogates(name), arguments),))
+            return replace(reply, text="", calls=(ToolCall(new_id(), repair_surrogates(name), arguments),))
         case {"answer": answer}:
             written = answer if isinstance(answer, str) and not as_json else json.dumps(answer, ensure_ascii=False)
-            return replace(_changed(reply, text=repair_surrogates(written), calls=()), is_explicit=True)
+            return replace(reply, text=repair_surrogates(written).strip(), calls=(), is_explicit=True)
         case _:
             return None
 
@@ -198,10 +192,6 @@ def partial_answer(text: str) -> str:
         return ""
     begun = str(json.loads(f'"{match[1]}"', strict=False))
     return repair_surrogates(_HALF_PAIR.sub("", begun))
-
-
-def _changed(reply: Completion, *, text: str, calls: tuple[ToolCall, ...]) -> Completion:
-    return replace(reply, text=text.strip(), calls=calls)
 
 
 def _encoded(call: ToolCall) -> str:

@@ -72,8 +72,7 @@ class _Part:
     def __init__(self, read: Sequence[str]) -> None:
         self._read = read
         self._tail = ""
-        self._new: list[str] = []
-        self._count = 0  # characters in them
+        self._new = 0  # characters since its end was looked at
 
     def add(self, piece: str) -> None:
         """Add the next piece.
@@ -81,13 +80,11 @@ class _Part:
         Raises:
             _EndlessReplyError: The part ends in an endless repetition.
         """
-        self._new.append(piece)
-        self._count += len(piece)
-        if self._count < _NEW_TEXT:
+        self._tail = (self._tail + piece)[-reply_checks.LONGEST_REPETITION :]
+        self._new += len(piece)
+        if self._new < _NEW_TEXT:
             return
-        self._tail = "".join((self._tail, *self._new))[-reply_checks.LONGEST_REPETITION :]
-        self._new.clear()
-        self._count = 0
+        self._new = 0
         if _is_endless(self._tail, self._read):
             raise _EndlessReplyError("The reply repeats itself without end.")
 
@@ -179,9 +176,8 @@ class ModelRequester:
         Raises:
             LLMError: There is none; `ContextOverflowError` if the history cannot be shortened any more.
         """
-        await self._tell(
-            RoundStarted(number, self._max_rounds, len(offered), self._expected_tokens(conversation, offered))
-        )
+        tokens = self._expected_tokens(conversation, offered)
+        await self._tell(RoundStarted(number, self._max_rounds, len(offered), tokens))
         asked_again: set[str] = set()
         while True:
             try:
@@ -192,16 +188,13 @@ class ModelRequester:
                 if reply.usage and reply.usage.prompt_tokens:
                     self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
                 await self._tell_reply(number, reply)
+                history = conversation.messages
                 kind = reply_checks.classify_reply(
-                    reply,
-                    tools_offered=bool(offered),
-                    names=names,
-                    schemas=schemas,
-                    messages=conversation.messages,
+                    reply, tools_offered=bool(offered), names=names, schemas=schemas, messages=history
                 )
                 is_json = kind == "leaked_call" and (
                     reply_checks.names_call(reply, offered)
-                    or holds_bare_arguments(reply.text, schemas, messages=conversation.messages)
+                    or holds_bare_arguments(reply.text, schemas, messages=history)
                 )
                 names_tool = any(spec.name in reply.text for spec in offered)
                 if kind == "lost_call" and "lost_call" in asked_again:
@@ -215,9 +208,8 @@ class ModelRequester:
                 elif kind == "cut_call":
                     if not self._raise_max_tokens():
                         return reply_checks.without_half_call(reply)
-                    await self._notice(
-                        f"A tool call was cut off; the model was given {self._max_tokens:,} tokens for its reply."
-                    )
+                    more = f"the model was given {self._max_tokens:,} tokens for its reply"
+                    await self._notice(f"A tool call was cut off; {more}.")
                 elif is_json and self.asks_natively:
                     await self.use_json_calls("The model writes its tool calls as text")
                 elif kind in _LOST and "lost_call" not in asked_again:
@@ -291,11 +283,8 @@ class ModelRequester:
         Raises:
             LLMError: There is no reply.
         """
-        messages = (
-            reply_checks.plain_turns(conversation.messages)
-            if self._json_calls or self._plain
-            else conversation.messages
-        )
+        is_plain = self._json_calls or self._plain
+        messages = reply_checks.plain_turns(conversation.messages) if is_plain else conversation.messages
         await self._tell(RoundStarted(number, self._max_rounds, 0))
         for bound in (True, False):
             try:
@@ -408,24 +397,22 @@ class ModelRequester:
         self, number: int, conversation: Conversation, specs: Sequence[ToolSpec]
     ) -> tuple[Sequence[Message], Sequence[ToolSpec], JSONObject | None]:
         """Messages, tools and response schema of a request for a call or an answer."""
+        history = conversation.messages
         if not self._json_calls:
-            return (
-                reply_checks.plain_turns(conversation.messages) if self._plain else conversation.messages,
-                specs,
-                None,
-            )
+            return reply_checks.plain_turns(history) if self._plain else history, specs, None
         self._described = self._described or specs
         must_call = self._must_call or (_only_failed(conversation, number) and not self.gave_up)
         allowed: Sequence[ToolSpec] = specs
+        changing = [spec for spec in specs if changes_by_name(spec.name.rpartition("__")[2])]
         if self._must_call and self._must_change:
-            allowed = [spec for spec in specs if changes_by_name(spec.name.rpartition("__")[2])] or specs
+            allowed = changing or specs
         elif must_call and _found_nothing(conversation):  # small models write down what they have not found
-            allowed = [spec for spec in specs if not changes_by_name(spec.name.rpartition("__")[2])] or specs
+            allowed = [spec for spec in specs if spec not in changing] or specs
         self._must_call = self._must_change = False
         if not _has_called(conversation) and (first := first_tools(conversation.task(), specs)):
             must_call, allowed = True, first
         schema = self._answer_schema
-        turns = json_turns(conversation.messages, self._described, answer_schema=schema)
+        turns = json_turns(history, self._described, answer_schema=schema)
         return turns, (), reply_schema(allowed, must_call=must_call, answer_schema=schema)
 
     def _read(self, reply: Completion) -> Completion:
@@ -434,15 +421,17 @@ class ModelRequester:
         Raises:
             _UnboundReplyError: It is not such JSON.
         """
-        read = read_reply(reply, new_id=self._new_id, as_json=self._answer_schema is not None)
-        if read is None and reply.finish_reason == "length" and (begun := partial_answer(reply.text)):
-            read = Completion(begun.strip(), reply.reasoning, (), reply.finish_reason, reply.model, reply.usage)
-        if read is None and reply.finish_reason != "length":
+        if read := read_reply(reply, new_id=self._new_id, as_json=self._answer_schema is not None):
+            self._unbound = 0
+            return read
+        if reply.finish_reason != "length":
             raise _UnboundReplyError("The engine did not keep its reply to the JSON that was asked for.")
         self._unbound = 0
-        if read is None and not reply.text.strip():
+        if begun := partial_answer(reply.text):
+            return replace(reply, text=begun.strip(), calls=())
+        if not reply.text.strip():
             return reply  # all thinking
-        return read or Completion("", reply.text, (), reply_checks.CUT_CALL, reply.model, reply.usage)
+        return replace(reply, text="", reasoning=reply.text, calls=(), finish_reason=reply_checks.CUT_CALL)
 
     async def _send(
         self, number: int, messages: Sequence[Message], specs: Sequence[ToolSpec], schema: JSONObject | None
@@ -512,11 +501,8 @@ class ModelRequester:
 
     async def _tell_reply(self, number: int, reply: Completion) -> None:
         seconds = self._clock() - self._sent_at
-        await self._tell(
-            RoundFinished(
-                number, reply.text, reply.reasoning, reply.calls, reply.finish_reason, reply.model, reply.usage, seconds
-            )
-        )
+        answer = (reply.text, reply.reasoning, reply.calls, reply.finish_reason, reply.model, reply.usage)
+        await self._tell(RoundFinished(number, *answer, seconds))
 
 
 def _is_endless(text: str, read: Sequence[str]) -> bool:

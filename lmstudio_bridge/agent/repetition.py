@@ -58,21 +58,16 @@ class RepetitionDetector:
     def __init__(self, *, first_step: Step = Step.REMIND) -> None:
         self._first_step = first_step
         self._made: set[tuple[str, str, str]] = set()  # name, arguments and result
-        self._turns: list[tuple[MadeCall, ...]] = []
+        self.turns: list[tuple[MadeCall, ...]] = []  # with calls, without those that were forgotten
         self._taken: set[str] = set()
         self._seen: set[tuple[MadeCall, ...]] = set()
         self._step = first_step
         self._new_turns = 0
 
-    @property
-    def turns(self) -> Sequence[tuple[MadeCall, ...]]:
-        """The turns with calls so far, without those that were forgotten."""
-        return self._turns
-
     def add_turn(self, calls: Sequence[MadeCall]) -> Repetition | None:
         """Take the next turn with its results; what was noticed, if anything."""
         turn = tuple(calls)
-        self._turns.append(turn)
+        self.turns.append(turn)
         found = self._repetition() or self._same_error() or self._nothing_new(turn)
         self._made.update((call.name, call.arguments, call.result) for call in turn)
         self._new_turns = 0 if turn in self._seen else self._new_turns + 1
@@ -84,11 +79,8 @@ class RepetitionDetector:
         turns, text = found
         self._new_turns = 0
         tools = tuple(sorted({call.name for call in turn}))
-        if (
-            self._step == Step.ANSWER_NOW
-            and all(call.is_error or call.found_nothing for call in turn)
-            and not self._taken.issuperset(tools)
-        ):
+        brought_nothing = all(call.is_error or call.found_nothing for call in turn)
+        if self._step == Step.ANSWER_NOW and brought_nothing and not self._taken.issuperset(tools):
             step = Step.REMOVE_TOOL  # nothing is known yet that could be answered with; another tool may do it
         else:
             step = self._step
@@ -100,7 +92,7 @@ class RepetitionDetector:
     def forget_turns(self, count: int) -> None:
         """The newest turns were taken out of the history."""
         if count:
-            del self._turns[-count:]
+            del self.turns[-count:]
 
     def _nothing_new(self, turn: Sequence[MadeCall]) -> tuple[int, str] | None:
         """Whether a model that does not heed reminders has made a call again that worked, or read the same again."""
@@ -113,26 +105,21 @@ class RepetitionDetector:
     def _repetition(self) -> tuple[int, str] | None:
         for period in range(1, _LONGEST_CYCLE + 1):
             repeated = self._repeated_turns(period)
-            if not repeated:
-                continue
-            names = ", ".join(dict.fromkeys(call.name for turn in self._turns[-period:] for call in turn))
-            if period == 1:
-                return repeated, REPEATED_CALL.format(names=names)
-            return repeated, REPEATED_CALLS.format(names=names)
+            if repeated:
+                names = ", ".join(dict.fromkeys(call.name for turn in self.turns[-period:] for call in turn))
+                return repeated, (REPEATED_CALL if period == 1 else REPEATED_CALLS).format(names=names)
         return None
 
     def _repeated_turns(self, period: int) -> int:
         """How many of the newest turns are whole repetitions of the `period` turns before them."""
-        cycle = self._turns[-period:]
-        repetitions = 0
-        end = len(self._turns) - period
-        while end >= period and self._turns[end - period : end] == cycle:
-            repetitions += 1
+        cycle = self.turns[-period:]
+        end = len(self.turns) - period
+        while end >= period and self.turns[end - period : end] == cycle:
             end -= period
-        return repetitions * period
+        return len(self.turns) - period - end
 
     def _same_error(self) -> tuple[int, str] | None:
-        newest = self._turns[-_SAME_ERRORS:]
+        newest = self.turns[-_SAME_ERRORS:]
         if len(newest) < _SAME_ERRORS or not all(len(turn) == 1 and turn[0].is_error for turn in newest):
             return None
         if len({(turn[0].name, turn[0].result) for turn in newest}) > 1:

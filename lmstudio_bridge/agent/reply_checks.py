@@ -88,8 +88,7 @@ _CLAIM = re.compile(r"\b(?:I(?:'ve| have)|(?:has|have) been|successfully)\b", re
 _ALREADY = re.compile(
     r"(?<!\bI )\balready\b(?! been)|\bup to date\b|\b(?:bereits|schon|d\u00e9j\u00e0"
     r"|ya (?:est\u00e1|es|tiene|era|contiene)|gi\u00e0|j\u00e1 (?:est\u00e1|\u00e9|tem)|reeds|ju\u017c|u\u017ee|zaten"
-    r"|redan|allerede)\b"
-    r"|\u0443\u0436\u0435|\u5df2\u7ecf|\u65e2\u306b|\u3059\u3067\u306b|\uc774\ubbf8",
+    r"|redan|allerede)\b|\u0443\u0436\u0435|\u5df2\u7ecf|\u65e2\u306b|\u3059\u3067\u306b|\uc774\ubbf8",
     re.IGNORECASE,
 )
 _LONGEST_NOTHING = 300  # characters
@@ -106,12 +105,10 @@ _NOTHING = re.compile(  # a yes to the task, an offer to do it, or half a senten
     rf"\W*{_OKAY}\b(?:[!,.\s]+{_OKAY}\b)*\W*"
     rf"|\W*(?:(?:{_OKAY}|hello|hi|hey)(?: there)?\b[!,.\s]*)*"
     r"(?:(?:how (?:can|may) i|what can i|i(?:'m| am) (?:ready|here|happy|glad) to|i can|i'd be happy to) (?:help"
-    r"|assist)\b"
-    r"[^.?!:\n]{0,60}|what (?:would|do) you (?:like|want|need) (?:me )?to (?:do|know)\b[^.?!\n]{0,30}"
+    r"|assist)\b[^.?!:\n]{0,60}|what (?:would|do) you (?:like|want|need) (?:me )?to (?:do|know)\b[^.?!\n]{0,30}"
     r"|i understand(?: the task)?)\W*"
     r"|\W*i(?:'ve| have)? (?:now |successfully )?(?:read|opened|looked at|checked|reviewed) (?:the|all) (?:files?"
-    r"|notes?)\b"
-    r"(?: successfully)?\W*|\W*the (?:files?|notes?|contents?) (?:has|have|was"
+    r"|notes?)\b(?: successfully)?\W*|\W*the (?:files?|notes?|contents?) (?:has|have|was"
     r"|were) (?:been )?(?:successfully )?(?:read|opened)"
     r"(?: successfully)?\W*|\W*(?:see|as|the) ?(?:the )?(?:results?|output|answer|contents?)? ?(?:is|are)?"
     r" ?(?:shown|given|listed|displayed)? above\W*"
@@ -202,8 +199,7 @@ _QUOTED = r"(?:'[^'\n]{0,200}'|\"[^\"\n]{0,200}\")"
 _END = r"(?=[.:;]?\s*(?:\n|\Z)|[.:;] )"
 _HEADS = re.compile(  # of composite tools: they count what comes behind them
     rf"(?:{_QUOTED}(?: or {_QUOTED}){{0,9}}(?: was not found, but {_QUOTED}(?: (?:and|or) {_QUOTED})*)?:\s"
-    r"|\b[\w.-]{1,80}:\s|\b)"
-    r"(?:\d+ lines? in \d+ files?\b"
+    r"|\b[\w.-]{1,80}:\s|\b)(?:\d+ lines? in \d+ files?\b"
     r"|\d+ commits?(?:, the first \d+)?, the oldest first; (?:all|the newest) \d+ commits? searched\b)"
     rf"|\b\d+ files? searched in [^\n:;]{{1,200}}?{_END}|\bThe first \d+ are\b"
     r"|\b\d+ files? read\b(?=[.;:]|\s*\Z)|^== [^\n]{1,200} ==$|; [^;\n]{1,300} could not be read(?: \([^\n]{1,300}\))?"
@@ -252,8 +248,7 @@ _ASKS_FOR_DEFINITION = re.compile(
 )
 _FILLER = re.compile(
     r"\b(?:above|again|answer|are|at|below|call|done|files?|follow(?:ing|s)|found|here|in|its?|okay|output|results?"
-    r"|search"
-    r"|shown|sure|that|the|there|these|this|tool|was|were|i|a|is|as|of|ok)\b|\W+",
+    r"|search|shown|sure|that|the|there|these|this|tool|was|were|i|a|is|as|of|ok)\b|\W+",
     re.IGNORECASE,
 )
 _ASKS_COUNT = re.compile(

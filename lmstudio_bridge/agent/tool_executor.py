@@ -90,15 +90,6 @@ class _Refusal:
     arguments: JSONObject | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _AllowedCall:
-    """A call that may run; `sent_arguments` is its arguments as JSON text."""
-
-    prepared: PreparedCall
-    decision: Decision
-    sent_arguments: str
-
-
 class ToolExecutor:
     """Executes the tool calls of a run."""
 
@@ -193,8 +184,11 @@ class ToolExecutor:
         prepared = self._tool_set.prepare_call(call)
         return isinstance(prepared, PreparedCall) and prepared.tool.read_only is True
 
-    async def _check(self, number: int, call: ToolCall, *, inner: bool) -> _AllowedCall | _Refusal:
-        """The call ready to run, or why it must not run. A person is only asked about a call that else would run."""
+    async def _check(self, number: int, call: ToolCall, *, inner: bool) -> tuple[PreparedCall, Decision] | _Refusal:
+        """The call ready to run, and the decision that allows it; or why it must not run.
+
+        A person is only asked about a call that else would run.
+        """
         problems = await self._start_needed(call)
         prepared = self._prepare(call, problems)
         if isinstance(prepared, _Refusal):
@@ -205,25 +199,21 @@ class ToolExecutor:
         if not decision.allowed and approver is None:
             return self._deny(prepared, decision)
         unasked = decision if approver is None else Decision("allowed")  # of a call that fails for another reason
-        sent_arguments = _as_json(prepared.arguments)
         if self._weak and (undone := self._find_undone(prepared.arguments)):
-            text, reason = prompts.UNDOES_EDIT.format(path=undone), "it would undo an earlier change"
-            return _Refusal(text, source=tool, decision=unasked, reason=reason, arguments=prepared.arguments)
-        if tool.read_only is not True and self._holds_placeholder(sent_arguments):
+            text = prompts.UNDOES_EDIT.format(path=undone)
+            return _refuse_prepared(prepared, text, unasked, "it would undo an earlier change")
+        if tool.read_only is not True and self._holds_placeholder(_as_json(prepared.arguments)):
             reason = "the placeholder of a secret would have been written"
-            return _Refusal(
-                prompts.HOLDS_PLACEHOLDER, source=tool, decision=unasked, reason=reason, arguments=prepared.arguments
-            )
+            return _refuse_prepared(prepared, prompts.HOLDS_PLACEHOLDER, unasked, reason)
         if not inner and (refusal := await self._show_before_write(number, call, prepared)):
             return refusal
         if approver is not None:
             decision = await self._ask(approver, prepared, decision)
-        return _AllowedCall(prepared, decision, sent_arguments) if decision.allowed else self._deny(prepared, decision)
+        return (prepared, decision) if decision.allowed else self._deny(prepared, decision)
 
     def _deny(self, prepared: PreparedCall, decision: Decision) -> _Refusal:
         text = self._redact(f"Not allowed: {decision.reason} Continue without it.")
-        reason = self._short(decision.reason)
-        return _Refusal(text, source=prepared.tool, decision=decision, reason=reason, arguments=prepared.arguments)
+        return _refuse_prepared(prepared, text, decision, self._short(decision.reason))
 
     async def _ask(self, approver: Approver, prepared: PreparedCall, refusal: Decision) -> Decision:
         """Have the person decide about a call that the policy refuses for want of write access."""
@@ -235,9 +225,8 @@ class ToolExecutor:
             try:
                 answer = await approver.approve(tool, shown)
             except anyio.get_cancelled_exc_class():  # the time limit of the run, or the host
-                await self._tell(
-                    events.Warned(f"The run ended while it waited for approval of {tool.server} {tool.name}.")
-                )
+                waited = f"The run ended while it waited for approval of {tool.server} {tool.name}."
+                await self._tell(events.Warned(waited))
                 raise
         if answer == "yes":
             return Decision("allowed", rule=events.APPROVED)
@@ -266,10 +255,8 @@ class ToolExecutor:
             if prepared.tool is None:
                 return _Refusal(text, decision=Decision("", rule=events.UNKNOWN_TOOL), reason="no such tool")
             problem = self._short(prepared.text.partition(prompts.NOT_CALLED)[2].partition("\n")[0])
-            reason = f"{events.INVALID_ARGUMENTS}: {problem}"
-            return _Refusal(
-                text, source=prepared.tool, decision=Decision("", rule=events.INVALID_ARGUMENTS), reason=reason
-            )
+            decision, reason = Decision("", rule=events.INVALID_ARGUMENTS), f"{events.INVALID_ARGUMENTS}: {problem}"
+            return _Refusal(text, source=prepared.tool, decision=decision, reason=reason)
         return prepared
 
     async def _start_needed(self, call: ToolCall) -> list[str]:
@@ -355,7 +342,8 @@ class ToolExecutor:
         allowed = await self._check(number, call, inner=inner)
         if isinstance(allowed, _Refusal):
             return await self._refuse(number, call, allowed)
-        prepared, decision, sent_arguments = allowed.prepared, allowed.decision, allowed.sent_arguments
+        prepared, decision = allowed
+        sent_arguments = _as_json(prepared.arguments)
         server, tool = prepared.tool.server, prepared.tool.name
         writes = self._policy.writes(prepared.tool, prepared.arguments)
         held = await self._watch.before_call(prepared.tool, prepared.arguments) if self._watch and writes else {}
@@ -388,7 +376,7 @@ class ToolExecutor:
         if inner:  # what is told is cut only after secrets were taken out: half of one would not be known
             text = (await _off_the_loop(self._redact, result.text))[:_INNER_TEXT]
         else:
-            text = await self._shown(call, allowed, result, advice)
+            text = await self._shown(call, prepared, result, advice)
         text = f"{prompts.SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         changes = await self._changes(prepared, held, result, inner=inner)
         is_seen = changes not in ("", f"\n{prompts.CHANGED_NOTHING}")  # the watch of files knows better
@@ -473,12 +461,10 @@ class ToolExecutor:
             return None  # nothing would be lost
         held = await _off_the_loop(self._redact, (await _off_the_loop(clean_text, found.text))[0])
         self._evidence.add(path, held)
-        text = prompts.OVERWRITES.format(
-            path=self._redact(clean_text(path)[0]), tool=call.name, data=self._store.show(held)
-        )
+        shown = self._redact(clean_text(path)[0])
+        text = prompts.OVERWRITES.format(path=shown, tool=call.name, data=self._store.show(held))
         decision = Decision("allowed", rule=events.UNREAD_FILE)
-        reason = "the file exists, and was not read before"
-        return _Refusal(text, source=tool, decision=decision, reason=reason, arguments=arguments)
+        return _refuse_prepared(prepared, text, decision, "the file exists, and was not read before")
 
     async def _search_shorter(
         self, number: int, call: ToolCall, prepared: PreparedCall, result: ToolResult
@@ -539,27 +525,27 @@ class ToolExecutor:
         )
         return ToolResult(text, result.is_error)
 
-    async def _shown(self, call: ToolCall, allowed: _AllowedCall, result: ToolResult, advice: str) -> str:
+    async def _shown(self, call: ToolCall, prepared: PreparedCall, result: ToolResult, advice: str) -> str:
         """What the model reads of a result: cleaned, redacted, shortened if need be, with a hint where one helps."""
         received, left_out = result.text[:MAX_PAGED], len(result.text) - MAX_PAGED
         if left_out > 0:
             received += f"\n[the last {left_out:,} characters of this result were left out]"
         cleaned, invisible = await _off_the_loop(clean_text, received)
         whole = await _off_the_loop(self._redact, cleaned)
-        tool = allowed.prepared.tool
-        self._evidence.add_call(tool.server, tool.name, allowed.sent_arguments, whole, is_error=result.is_error)
+        tool, sent_arguments = prepared.tool, _as_json(prepared.arguments)
+        self._evidence.add_call(tool.server, tool.name, sent_arguments, whole, is_error=result.is_error)
         text = self._store.show(whole) + advice
         if invisible:
             text += f"\n{prompts.INVISIBLE.format(count=f'{invisible:,}')}"
         if result.is_error:
             text = prompts.FAILED + text
-            if hint := self._hint(call, allowed.prepared.arguments, result.text):
+            if hint := self._hint(call, prepared.arguments, result.text):
                 text += f"\n{hint}"
         elif (tool.read_only is True or _SEARCHES.search(tool.name)) and holds_nothing(result.text):
             self._has_looked = True
             if (
                 _SEARCHES.search(tool.name) and not self._has_found
-            ):  # later, a 1.5B model undid what it had done, and began anew
+            ):  # later, a 1.5B model undid its work, and began anew
                 text += f"\n{prompts.FOUND_NOTHING}"
         else:
             self._has_found = True
@@ -575,6 +561,10 @@ class ToolExecutor:
             return prompts.NOT_MADE_YET.format(tool=making)
         listing = self._selection.listing_tool(call.name)
         return prompts.LOOK_FIRST.format(tool=listing) if listing else prompts.NAME_MISSING
+
+
+def _refuse_prepared(call: PreparedCall, text: str, decision: Decision, reason: str) -> _Refusal:
+    return _Refusal(text, source=call.tool, decision=decision, reason=reason, arguments=call.arguments)
 
 
 async def _off_the_loop(function: Callable[[str], T], text: str) -> T:
@@ -606,12 +596,11 @@ def path_in_folder(arguments: JSONObject) -> str:
 
     Models write `destination: "docs"`, as for the command mv; most tools want `docs/a.txt`.
     """
-    match arguments:
-        case {"source": str(source), "destination": str(folder)}:
-            name = PurePosixPath(source.replace("\\", "/")).name
-            return "" if not name or PurePosixPath(folder).name == name else f"{folder.rstrip('/')}/{name}"
-        case _:
-            return ""
+    source, folder = arguments.get("source"), arguments.get("destination")
+    if not (isinstance(source, str) and isinstance(folder, str)):
+        return ""
+    name = _last_part(source)
+    return "" if not name or PurePosixPath(folder).name == name else f"{folder.rstrip('/')}/{name}"
 
 
 def find_edits(arguments: JSONObject) -> Iterator[tuple[str, str, str]]:

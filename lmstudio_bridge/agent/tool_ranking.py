@@ -53,8 +53,8 @@ class Index(Generic[T]):
         scores = self.scores(query)
         if similar:
             scores = _fuse(scores, [similar.get(tool.name, 0.0) for tool in self._tools])
-        order = sorted(range(len(self._tools)), key=lambda number: -scores[number])
-        return [self._tools[number] for number in order if scores[number] > 0 or not only_hits]
+        ranked = sorted(zip(scores, self._tools, strict=True), key=lambda scored: -scored[0])
+        return [tool for score, tool in ranked if score > 0 or not only_hits]
 
     def scores(self, query: str) -> list[float]:
         """How well each tool fits, in the order of the tools; 0.0 where no word does."""
@@ -63,17 +63,13 @@ class Index(Generic[T]):
         documents = Counter(word for found in hits for word in set(found))
         total = len(self._tools)
         rarity = {word: math.log(1 + (total - documents[word] + 0.5) / (documents[word] + 0.5)) for word in wanted}
-        return [
-            self._score([(rarity[word], found.count(word)) for word in wanted if word in found], len(words))
-            for found, words in zip(hits, self._words, strict=True)
-        ]
-
-    def _score(self, hits: Sequence[tuple[float, int]], length: int) -> float:
-        """The score of a tool with so many words. `hits` are the rarity of each word that it shares, and how often."""
-        score = 0.0
-        for rarity, often in hits:
-            score += rarity * often * (_K1 + 1) / (often + _K1 * (1 - _B + _B * length / self._mean))
-        return score
+        scores = [0.0] * total
+        for number, (found, words) in enumerate(zip(hits, self._words, strict=True)):
+            for word in wanted:
+                if often := found.count(word):
+                    length = _B * len(words) / self._mean
+                    scores[number] += rarity[word] * often * (_K1 + 1) / (often + _K1 * (1 - _B + length))
+        return scores
 
 
 def _fuse(*rankings: Sequence[float]) -> list[float]:

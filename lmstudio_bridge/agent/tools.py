@@ -59,7 +59,6 @@ class Tool:
 
     @property
     def name(self) -> str:
-        """The name under which the model sees it."""
         return self.spec.name
 
     @property
@@ -122,7 +121,6 @@ class ToolSet:
 
     @property
     def tools(self) -> tuple[Tool, ...]:
-        """All of them."""
         return tuple(self._tools.values())
 
     @property
@@ -174,11 +172,8 @@ class ToolSet:
         near = [offered for offered in self._tools if offered.endswith(f"__{plain}")]
         near = near or get_close_matches(plain, self._tools, n=3, cutoff=0.5)
         names = ", ".join(near or list(self._tools)[:_SHOWN_NAMES])
-        advice = (
-            (prompts.DID_YOU_MEAN if near else prompts.TOOLS_ARE).format(names=names)
-            if names
-            else "There are no tools at all."
-        )
+        advice = (prompts.DID_YOU_MEAN if near else prompts.TOOLS_ARE).format(names=names)
+        advice = advice if names else "There are no tools at all."
         return prompts.NO_SUCH_TOOL.format(name=repr(shortened(name, _SHOWN_NAME)), advice=advice)
 
 
@@ -267,25 +262,25 @@ class ToolSelection:
 
     def listing_tool(self, name: str) -> str:
         """The offered tool of the same server that lists the names which this tool needs; "" if there is none."""
-        server, _, _ = name.partition("__")
         own = set(next((_required(spec) for spec in self.offered if spec.name == name), ()))
+        fitting = [spec.name for spec in self._beside(name) if _required(spec) and own.issuperset(_required(spec))]
         found = [
-            (rank, spec.name)
-            for spec in self.offered
+            (rank, each)
+            for each in fitting
             for rank, word in enumerate(_LISTING)
-            if spec.name.startswith(f"{server}__")
-            and word in spec.name.partition("__")[2].split("_")
-            and _required(spec)
-            and own.issuperset(_required(spec))
+            if word in each.partition("__")[2].split("_")
         ]
         best = min(found, default=(0, ""))[1]
         return "" if name in {each for _, each in found} else best
 
     def making_tool(self, name: str) -> str:
         """The offered tool of the same server that makes a file; "" if there is none."""
+        return next((spec.name for spec in self._beside(name) if _MAKES.search(spec.name)), "")
+
+    def _beside(self, name: str) -> list[ToolSpec]:
+        """The offered tools of the same server."""
         server, _, _ = name.partition("__")
-        made = (spec.name for spec in self.offered if spec.name.startswith(f"{server}__") and _MAKES.search(spec.name))
-        return next(made, "")
+        return [spec for spec in self.offered if spec.name.startswith(f"{server}__")]
 
     def is_removed(self, name: str) -> bool:
         """Whether the tool must not be called any more."""
@@ -330,7 +325,6 @@ class UnstartedServers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names."""
         return tuple(self._listed)
 
     @property
@@ -343,8 +337,8 @@ class UnstartedServers:
         tools = (*self._tools.tools, *others)
         scores = Index(tools).scores(query)
         enough = FITS * max(scores, default=0.0)
-        ranked = sorted(range(len(tools)), key=lambda number: -scores[number])
-        fitting = [tools[number].source.server for number in ranked if scores[number] > 0 and scores[number] >= enough]
+        ranked = sorted(zip(scores, tools, strict=True), key=lambda scored: -scored[0])
+        fitting = [tool.source.server for score, tool in ranked if 0 < score >= enough]
         return tuple(dict.fromkeys(server for server in fitting if server in self._listed))[:_MOST_AT_ONCE]
 
     def server_of(self, name: str) -> str | None:

@@ -100,14 +100,6 @@ def wrap_instructions(instructions: Mapping[str, str], *, room: int) -> str:
     )
 
 
-def _without_reasoning(text: str) -> tuple[str, str]:
-    return text, ""
-
-
-def _holds_none(_: str) -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class TextFilters:
     """How the text of a run is treated; the functions are those of other packages.
@@ -117,6 +109,6 @@ class TextFilters:
     """
 
     redact: Callable[[str], str] = str
-    holds_placeholder: Callable[[str], bool] = _holds_none
-    split_reasoning: Callable[[str], tuple[str, str]] = _without_reasoning
+    holds_placeholder: Callable[[str], bool] = lambda _: False
+    split_reasoning: Callable[[str], tuple[str, str]] = lambda text: (text, "")
     delimiter: Delimiter = NO_DELIMITER
