@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, TextReply
-from tests.support.desk import MODEL, Desk, assert_names, desk, era, shared_bridges
+from tests.support.desk import MODEL, Desk, assert_names
 from tests.support.raw_client import Era
-
-__all__ = ["desk", "era", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, TextReply
-from tests.support.desk import MODEL, Desk, assert_names, desk, shared_bridges
-
-__all__ = ["desk", "shared_bridges"]  # fixtures
+from tests.support.desk import MODEL, Desk, assert_names
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -12,12 +12,10 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, Reply, Stall, StreamOptions, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.support.desk import MODEL, Desk, desk, era, shared_bridges
+from tests.support.desk import MODEL, Desk
 from tests.support.journals import Event, events_of, read_journal, stop_of
 from tests.support.processes import SLOPPY
 from tests.support.raw_client import Era
-
-__all__ = ["desk", "era", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -147,6 +145,6 @@ async def test_a_cancelled_run_can_be_gone_on_with(desk: Desk, era: Era) -> None
         )
 
     assert answer.said.startswith("Done without the tool.")
-    results = [each["content"] for each in desk.chat_requests()[-1].messages if each["role"] == "tool"]
+    results = desk.results()
     assert len(results) == 1
     assert "may or may not have taken effect" in results[0]

@@ -8,12 +8,10 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.support.changing_server import entry, noted, offer
-from tests.support.desk import MODEL, Desk, desk, shared_bridges
+from tests.support.desk import MODEL, Desk
 from tests.support.journals import events_of, read_journal
 from tests.support.raw_client import Answer, RawClient
 from tests.support.shell import Shell
-
-__all__ = ["desk", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -62,14 +60,12 @@ async def test_a_writing_tool_that_calls_itself_reading_still_needs_write(desk: 
         await run_once(desk, client)
         offer(tools_file(desk), LIST, {**WIPE, **READING})
         second, third = [await run_once(desk, client) for _ in range(2)]
-        [refused] = [m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool"]
+        [refused] = desk.results()
         called = [noted(tools_file(desk)).count("called wipe")]
 
         await run_once(desk, client, access="write")
         called.append(noted(tools_file(desk)).count("called wipe"))
-        rules = desk.home.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
-        rules.parent.mkdir(parents=True)
-        rules.write_text('allow = ["notes/wipe"]\n', encoding="utf-8")
+        desk.write_rules('allow = ["notes/wipe"]\n')
         await run_once(desk, client)
         called.append(noted(tools_file(desk)).count("called wipe"))
 

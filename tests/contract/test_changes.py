@@ -14,9 +14,7 @@ import pytest
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator
 from tests.support.npm_servers import config_entry, npm_server
-from tests.support.shell import LIMIT, MODEL, Shell, configure, shell, sim
-
-__all__ = ["shell", "sim"]  # fixtures
+from tests.support.shell import LIMIT, MODEL, Shell, configure
 
 pytestmark = pytest.mark.npm
 

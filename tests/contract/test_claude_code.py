@@ -13,8 +13,7 @@ from mcp_types.jsonrpc import JSONRPCError, JSONRPCNotification, JSONRPCResponse
 from mcp_types.methods import parse_server_notification, parse_server_result, serialize_server_result
 from pydantic import TypeAdapter
 
-from tests.lmstudio_sim.replies import CallReply, TextReply
-from tests.support.desk import MODEL, Desk, open_desk
+from tests.support.desk import Desk, open_desk
 from tests.support.raw_client import CAPABILITIES, CLIENT_INFO, ERAS, Era, RawClient, modern_meta, open_raw_client
 
 MODERN: Era = "2026-07-28"
@@ -184,9 +183,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 @pytest.mark.parametrize("era", ERAS)
 async def test_every_message_of_a_whole_session_fits_the_schema(desk: Desk, era: Era) -> None:
     """Lists, a run with its progress, an error, a bad argument, a resource, a prompt, a completion."""
-    desk.sim.script(
-        MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
-    )
+    desk.script_reading()
     ref = {"type": "ref/resource", "uri": "lmstudio://runs/{run_id}"}
     completion = {"ref": ref, "argument": {"name": "run_id", "value": "2"}}
     async with desk.bridge(era) as client:

@@ -18,9 +18,7 @@ from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.journals import read_journal, stop_of, write_journal
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.processes import SLOPPY, processes_that_name
-from tests.support.shell import LIMIT, MODEL, Shell, configure, environment, shell, sim
-
-__all__ = ["shell", "sim"]  # fixtures
+from tests.support.shell import LIMIT, MODEL, Shell, configure, environment
 
 
 async def test_version_and_help_are_plain_text_on_stdout(shell: Shell) -> None:
@@ -83,14 +81,6 @@ async def test_a_run_ended_by_a_signal_leaves_its_journal_and_no_server(
     assert "Traceback" not in err.decode()
 
 
-async def test_a_failure_is_told_on_stderr_with_its_remedy(shell: Shell) -> None:
-    code, out, err = await shell.run("run", "Anything", "--mcp", "filesystem")
-
-    assert (code, out) == (1, "")
-    assert "No MCP server named 'filesystem'" in err
-    assert "Traceback" not in err
-
-
 @pytest.mark.npm
 async def test_run_prints_the_answer_on_stdout_and_progress_on_stderr(shell: Shell, sim: Simulator) -> None:
     """A terminal that cannot show a character does not cost the answer."""
@@ -141,32 +131,29 @@ async def test_a_server_without_a_way_to_its_host_says_so_with_exit_code_2(shell
     assert "Traceback" not in err.decode()
 
 
-async def test_a_setting_that_cannot_be_used_is_named_with_exit_code_2(shell: Shell) -> None:
-    broken = Shell(shell.folder, {**shell.environ, "LMSTUDIO_BASE_URL": "ftp://nowhere"})
-
-    code, out, err = await broken.run("serve")
-
-    assert (code, out) == (2, "")
-    assert "LMSTUDIO_BASE_URL" in err
-    assert "http://127.0.0.1:1234/v1" in err
-
-
-async def test_a_task_that_is_too_long_is_told(shell: Shell) -> None:
-    code, out, err = await shell.run("run", "x" * 10_001)
-
-    assert (code, out) == (2, "")
-    assert "TASK: must have 1 to 10,000 characters, not 10,001" in err
-
-
 @pytest.mark.parametrize(
-    "arguments",
-    [("run",), ("run", "x", "--max-rounds", "0"), ("run", "x", "--max-rounds", "1001"), ("nonsense",)],
+    ("arguments", "environ", "code", "told"),
+    [
+        (("serve",), {"LMSTUDIO_BASE_URL": "ftp://nowhere"}, 2, ["LMSTUDIO_BASE_URL", "http://127.0.0.1:1234/v1"]),
+        (("run", "x", "--mcp", "filesystem"), {}, 1, ["No MCP server named 'filesystem'"]),
+        (("run", "x" * 10_001), {}, 2, ["TASK: must have 1 to 10,000 characters, not 10,001"]),
+        *(
+            (arguments, {}, 2, ["usage: lmstudio-bridge"])
+            for arguments in (
+                *(("run", "x", "--max-rounds", number) for number in ("0", "1001")),
+                *(("run",), ("nonsense",)),
+            )
+        ),
+    ],
 )
-async def test_wrong_usage_exits_with_2(shell: Shell, arguments: tuple[str, ...]) -> None:
-    code, out, err = await shell.run(*arguments)
+async def test_what_cannot_be_done_is_told_on_stderr(
+    shell: Shell, arguments: tuple[str, ...], environ: dict[str, str], code: int, told: list[str]
+) -> None:
+    got, out, err = await Shell(shell.folder, {**shell.environ, **environ}).run(*arguments)
 
-    assert (code, out) == (2, "")
-    assert "usage: lmstudio-bridge" in err
+    assert (got, out) == (code, "")
+    assert all(each in err for each in told), err
+    assert "Traceback" not in err
 
 
 @pytest.mark.npm

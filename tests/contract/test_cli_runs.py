@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pty
 import re
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pexpect
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.lmstudio_sim.server import Simulator
 from tests.support.journals import write_journal
 from tests.support.npm_servers import config_entry, npm_server
-from tests.support.shell import LIMIT, MODEL, Shell, configure, shell, sim
-from tests.support.terminal import without_codes
-
-__all__ = ["shell", "sim"]  # fixtures
+from tests.support.shell import LIMIT, MODEL, Shell, configure
+from tests.support.terminal import type_line_raw, without_codes
 
 pytestmark = pytest.mark.npm
 
@@ -65,35 +62,11 @@ async def in_progress(shell: Shell, sim: Simulator, *command: str) -> AsyncItera
             await process.communicate()
 
 
-async def run_in_terminal(shell: Shell, *arguments: str, **environ: str) -> tuple[int, str]:
+async def run_in_terminal(shell: Shell, *arguments: str, answer: str = "y") -> tuple[int, str]:
     """Exit code, and all that a terminal got, with its codes."""
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "lmstudio_bridge", *arguments),
-        cwd=shell.folder,
-        env={**shell.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environ},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    shown = bytearray()
-
-    def read() -> None:
-        while True:
-            try:
-                piece = os.read(ours, 65_536)
-            except OSError:  # the other end is closed
-                return
-            if not piece:
-                return
-            shown.extend(piece)
-
-    async with asyncio.timeout(LIMIT):
-        await asyncio.to_thread(read)
-        code = await process.wait()
-    os.close(ours)
-    return code, shown.decode()
+    line = shlex.join([sys.executable, "-m", "lmstudio_bridge", *arguments])
+    environ = {**shell.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    return await asyncio.to_thread(type_line_raw, line, folder=shell.folder, environ=environ, answer=answer)
 
 
 # -- what is shown --------------------------------------------------------------------------------------------------
@@ -248,36 +221,17 @@ async def test_the_last_part_of_a_run_id_is_enough_if_only_one_run_has_it(desk: 
 async def test_a_terminal_asks_before_a_run_is_deleted(desk: Shell) -> None:
     write_journal(desk.folder / "home" / "runs", "20260101-000000-aaaaa")
     for answer, left in (("n", 1), ("y", 0)):
-        shown = await asyncio.to_thread(type_at_terminal, desk, "runs", "delete", "last", answer=answer)
-        assert "20260101-000000-aaaaa" in shown
+        _, shown = await run_in_terminal(desk, "runs", "delete", "last", answer=answer)
+        asked, question, _ = shown.partition("[y/N] ")
+        assert ("20260101-000000-aaaaa" in asked, question) == (True, "[y/N] ")
         assert len(journals(desk)) == left
 
 
-def type_at_terminal(desk: Shell, *arguments: str, answer: str = "") -> str:
-    """What a terminal shows of a command that may ask one question."""
-    terminal: pexpect.spawn[str] = pexpect.spawn(
-        *(sys.executable, ["-m", "lmstudio_bridge", *arguments]),
-        cwd=str(desk.folder),
-        env={**desk.environ, "TERM": "dumb"},
-        encoding="utf-8",
-        timeout=LIMIT,
-    )
-    with terminal:
-        if answer:
-            terminal.expect_exact("[y/N] ")
-            asked = terminal.before or ""
-            terminal.sendline(answer)
-        else:
-            asked = ""
-        terminal.expect(pexpect.EOF)
-        return asked + (terminal.before or "")
-
-
 async def test_without_a_command_a_terminal_shows_what_this_is(desk: Shell) -> None:
-    out = await asyncio.to_thread(type_at_terminal, desk)
+    _, shown = await run_in_terminal(desk)
 
-    assert "An MCP server" in out
-    assert "lmstudio-bridge --help" in out
+    assert "An MCP server" in without_codes(shown)
+    assert "lmstudio-bridge --help" in without_codes(shown)
 
 
 async def test_a_dash_takes_the_task_from_stdin(desk: Shell, sim: Simulator) -> None:

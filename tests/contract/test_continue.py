@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 
 from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
-from tests.support.desk import MODEL, Desk, assert_names, desk, era, shared_bridges
+from tests.support.desk import MODEL, Desk, assert_names
 from tests.support.journals import events_of, read_journal
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.raw_client import Answer, Era, RawClient
-
-__all__ = ["desk", "era", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -50,9 +48,7 @@ async def test_a_finished_answer_can_be_fetched_again_without_asking_the_model(d
 
 
 async def test_a_finished_run_answers_a_follow_up_in_the_same_conversation(desk: Desk) -> None:
-    desk.sim.script(
-        MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
-    )
+    desk.script_reading()
     async with desk.bridge() as client:
         first = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Which code word has notes.txt?")
     desk.sim.script(MODEL, TextReply("24-noreh"))
@@ -71,9 +67,7 @@ async def test_a_finished_run_answers_a_follow_up_in_the_same_conversation(desk:
 
 
 async def test_a_run_that_met_its_round_limit_goes_on_where_it_stopped(desk: Desk) -> None:
-    desk.sim.script(
-        MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("I only read it so far.")
-    )
+    desk.script_reading("I only read it so far.")
     async with desk.bridge() as client:
         first = await client.call("autonomous_with_mcp", **TASK, max_rounds=2)
         desk.sim.script(MODEL, TextReply("It is heron-42."))
@@ -105,7 +99,7 @@ async def test_after_a_kill_in_mid_call_the_model_is_told_that_it_may_have_happe
         answer = await client.call("continue_run", run_id=journal.stem)
 
     assert answer.said.startswith("Version 7 may be deployed")
-    results = [message["content"] for message in desk.chat_requests()[-1].messages if message["role"] == "tool"]
+    results = desk.results()
     assert ["may or may not have taken effect" in results[0], "had no effect" in results[1]] == [True, True]
     assert log.read_text(encoding="utf-8") == "deploy 7\n"
 
@@ -298,9 +292,7 @@ async def test_a_long_answer_is_cut_at_a_paragraph_and_stands_whole_in_its_resou
 
 
 async def test_the_report_for_programs_stands_in_meta(desk: Desk, era: Era) -> None:
-    desk.sim.script(
-        MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
-    )
+    desk.script_reading()
     async with desk.bridge(era) as client:
         number = await client.start_call("autonomous_with_mcp", **TASK)
         result = await client.result_of(number)
@@ -374,9 +366,7 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
     ],
 )
 async def test_run_that_was_not_kept_says_why_it_cannot_be_continued(desk: Desk, keep: str, reason: str) -> None:
-    desk.sim.script(
-        MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
-    )
+    desk.script_reading()
     async with desk.bridge(LMSTUDIO_BRIDGE_JOURNAL=keep) as client:
         answer = await client.call("autonomous_with_mcp", **TASK)
         again = await client.call("continue_run", run_id=run_id_of(answer))

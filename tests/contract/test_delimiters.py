@@ -8,9 +8,7 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.support.desk import MODEL, Desk, desk, shared_bridges
-
-__all__ = ["desk", "shared_bridges"]  # fixtures
+from tests.support.desk import MODEL, Desk
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 

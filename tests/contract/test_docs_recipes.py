@@ -14,10 +14,8 @@ from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.npm_servers import npm_server
-from tests.support.shell import LIMIT, MODEL, ROOT, Shell, shell
+from tests.support.shell import LIMIT, MODEL, ROOT, Shell
 from tests.support.terminal import write_script
-
-__all__ = ["shell"]  # a fixture
 
 pytestmark = pytest.mark.npm
 

@@ -17,12 +17,10 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, CutSocket, HttpReply, Reply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.support.desk import MODEL, Desk, assert_names, desk, open_desk, shared_bridges
+from tests.support.desk import MODEL, Desk, assert_names, open_desk
 from tests.support.processes import SLOPPY
 from tests.support.raw_client import Answer, RawClient
 from tests.support.shell import LIMIT, Shell
-
-__all__ = ["desk", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 

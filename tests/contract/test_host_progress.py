@@ -13,11 +13,9 @@ import pytest
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Stall, StreamError, StreamOptions, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.support.desk import MODEL, Desk, desk, era, shared_bridges
+from tests.support.desk import MODEL, Desk
 from tests.support.processes import SLOPPY
 from tests.support.raw_client import Era, RawClient
-
-__all__ = ["desk", "era", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -21,9 +21,7 @@ from tests.lmstudio_sim.replies import CallReply, Completion, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator
 from tests.support.oauth_server import serving
-from tests.support.shell import LIMIT, MODEL, Shell, configure, shell, sim
-
-__all__ = ["shell", "sim"]  # fixtures
+from tests.support.shell import LIMIT, MODEL, Shell, configure
 
 NO_KEYRING = "keyring.backends.fail.Keyring"
 

@@ -15,9 +15,7 @@ from tests.lmstudio_sim.replies import CallReply, HttpReply, LengthReply, Reason
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator
 from tests.support.journals import Event, events_of, read_journal
-from tests.support.shell import MODEL, Shell, configure, shell, sim
-
-__all__ = ["shell", "sim"]  # fixtures
+from tests.support.shell import MODEL, Shell, configure
 
 SERVER = Path(__file__).with_name("notes_server.py")
 READ = CallReply(("notes__read_note", {"path": "a.md"}))

@@ -13,12 +13,10 @@ import pytest
 
 from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.support.bubblewrap import needs_bubblewrap
-from tests.support.desk import MODEL, Desk, desk, shared_bridges
+from tests.support.desk import MODEL, Desk
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.processes import processes_that_name, until_dead
 from tests.support.raw_client import Answer
-
-__all__ = ["desk", "shared_bridges"]  # fixtures
 
 pytestmark = [
     pytest.mark.npm,
@@ -32,12 +30,6 @@ JUDGE_NO_PATH = '[paths.arguments]\n"prying/*" = []\n'
 
 def prying(script: Path = SERVER) -> dict[str, Any]:
     return {"command": sys.executable, "args": [str(script)]}
-
-
-def write_rules(desk: Desk, text: str) -> None:
-    own = Path(desk.environ["HOME"]) / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
-    own.parent.mkdir(parents=True, exist_ok=True)
-    own.write_text(text, encoding="utf-8")
 
 
 async def run(desk: Desk, server: str, *calls: tuple[str, dict[str, Any]], writes: bool) -> tuple[Answer, list[str]]:
@@ -55,7 +47,7 @@ async def run(desk: Desk, server: str, *calls: tuple[str, dict[str, Any]], write
 
 async def test_in_a_read_run_the_workspace_cannot_be_changed_even_by_a_call_that_is_allowed(desk: Desk) -> None:
     desk.configure(filesystem=config_entry(npm_server("filesystem"), str(desk.project)))
-    write_rules(desk, 'sandbox = true\nallow = ["filesystem/write_file"]\n')
+    desk.write_rules('sandbox = true\nallow = ["filesystem/write_file"]\n')
     file = desk.project / "new.txt"
     write = ("write_file", {"path": str(file), "content": "new"})
 
@@ -95,7 +87,7 @@ async def test_only_the_workspace_is_there_and_protected_files_stay(
         (desk.project / ".mcp.json").write_text(own, encoding="utf-8")
     else:
         desk.configure(prying=prying())
-    write_rules(desk, rules + JUDGE_NO_PATH)
+    desk.write_rules(rules + JUDGE_NO_PATH)
     secret = Path(desk.environ["HOME"]) / ".aws" / "credentials"
     hook = desk.project / ".git" / "hooks" / "pre-commit"
     for file in (secret, hook):
@@ -129,7 +121,7 @@ async def test_only_the_workspace_is_there_and_protected_files_stay(
 async def test_in_a_read_run_protected_files_are_held_and_watched_in_what_write_names(desk: Desk) -> None:
     desk.configure(prying=prying())
     rules = f'allow = ["prying/pry"]\n[sandbox]\nprying = {{ write = ["{desk.project}"] }}\n'
-    write_rules(desk, rules + JUDGE_NO_PATH)
+    desk.write_rules(rules + JUDGE_NO_PATH)
     hook, created = desk.project / ".git" / "hooks" / "pre-commit", desk.project / ".envrc"
     hook.parent.mkdir(parents=True)
 
@@ -144,7 +136,7 @@ async def test_in_a_read_run_protected_files_are_held_and_watched_in_what_write_
 
 async def test_what_a_server_leaves_behind_in_a_group_of_its_own_ends_too(desk: Desk) -> None:
     desk.configure(prying=prying())
-    write_rules(desk, "sandbox = true\n" + JUDGE_NO_PATH)
+    desk.write_rules("sandbox = true\n" + JUDGE_NO_PATH)
     mark = desk.project / "left-behind"
     desk.sim.script(MODEL, CallReply(("prying__pry", {"leave": str(mark)})), TextReply("Done."))
 

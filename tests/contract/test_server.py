@@ -14,12 +14,10 @@ from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import open_simulator
-from tests.support.desk import MODEL, Desk, assert_names, desk, era, shared_bridges
+from tests.support.desk import MODEL, Desk, assert_names
 from tests.support.journals import events_of, read_journal
 from tests.support.npm_servers import config_entry, npm_server
 from tests.support.raw_client import Answer, Era, RawClient
-
-__all__ = ["desk", "era", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 

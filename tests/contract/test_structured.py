@@ -10,10 +10,8 @@ import pytest
 from tests.lmstudio_sim.errors import plain_error
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, TextReply
-from tests.support.desk import MODEL, Desk, assert_names, desk, shared_bridges
+from tests.support.desk import MODEL, Desk, assert_names
 from tests.support.raw_client import Answer
-
-__all__ = ["desk", "shared_bridges"]  # fixtures
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.support.desk import MODEL, open_desk
 from tests.support.raw_client import modern_meta
 
@@ -42,9 +41,7 @@ async def open_receiver() -> AsyncIterator[tuple[str, list[tuple[str, bytes]]]]:
 
 async def test_a_run_is_traced_below_the_hosts_span_without_secrets(tmp_path: Path) -> None:
     async with open_desk(tmp_path) as desk, open_receiver() as (address, got):
-        desk.sim.script(
-            MODEL, CallReply(("filesystem__read_text_file", {"path": desk.notes})), TextReply("It is heron-42.")
-        )
+        desk.script_reading()
         async with desk.bridge(
             "2026-07-28",
             OTEL_EXPORTER_OTLP_ENDPOINT=address,

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.lmstudio_sim.models import SimModel
+from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.npm_servers import config_entry, npm_server
@@ -62,6 +63,21 @@ class Desk:
         """The user's own servers; a project's are not believed what they mark as reading."""
         file = Path(self.environ["HOME"]) / ".claude.json"
         file.write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+
+    def write_rules(self, text: str) -> Path:
+        """The user's own rules; their file."""
+        own = Path(self.environ["HOME"]) / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text(text, encoding="utf-8")
+        return own
+
+    def results(self) -> list[str]:
+        """The results of tools in the newest request."""
+        return [str(message["content"]) for message in self.chat_requests()[-1].messages if message["role"] == "tool"]
+
+    def script_reading(self, answer: str = "It is heron-42.") -> None:
+        """A model that reads the notes and then says that."""
+        self.sim.script(MODEL, CallReply(("filesystem__read_text_file", {"path": self.notes})), TextReply(answer))
 
     def chat_requests(self) -> list[SimRequest]:
         return [request for request in self.sim.requests if request.path == "/v1/chat/completions"]

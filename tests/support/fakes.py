@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from lmstudio_bridge.events import Event
@@ -22,6 +23,7 @@ from lmstudio_bridge.messages import (
     ToolSpec,
     Usage,
 )
+from lmstudio_bridge.runs.journal import open_journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +185,11 @@ def call(*calls: tuple[str, str] | tuple[str, str, str], text: str = "") -> Comp
     """A reply with calls: `(name, arguments)` or `(name, arguments, id)` each; ids are c1, c2, … otherwise."""
     made = tuple(ToolCall(each[2] if len(each) == 3 else f"c{n}", each[0], each[1]) for n, each in enumerate(calls, 1))
     return Completion(text, calls=made, finish_reason="tool_calls", model="tiny", usage=Usage(10, 2, 1))
+
+
+def keep_events(folder: Path, run_id: str, *events: Event, **options: Any) -> Path:
+    """A journal of these events, made with these options of `open_journal`; its path."""
+    with open_journal(folder, run_id, **options) as journal:
+        for event in events:
+            journal.keep(event)
+        return journal.path

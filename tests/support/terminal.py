@@ -22,6 +22,12 @@ ROWS, COLUMNS = 50, 200
 
 def type_line(line: str, *, folder: Path, environ: Mapping[str, str]) -> tuple[int, str]:
     """Run a line in a terminal of its own, with `y` for every question; exit code, and what stands on the screen."""
+    code, shown = type_line_raw(line, folder=folder, environ=environ)
+    return code, without_codes(shown)
+
+
+def type_line_raw(line: str, *, folder: Path, environ: Mapping[str, str], answer: str = "y") -> tuple[int, str]:
+    """The same with another answer to every question, and with the terminal's codes."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     process = subprocess.Popen(
@@ -33,8 +39,8 @@ def type_line(line: str, *, folder: Path, environ: Mapping[str, str]) -> tuple[i
     try:
         while terminal.expect([re.escape("[y/N] "), pexpect.EOF]) == 0:
             shown += f"{terminal.before}{terminal.after}"
-            terminal.sendline("y")
-        return process.wait(LIMIT), without_codes(f"{shown}{terminal.before}")
+            terminal.sendline(answer)
+        return process.wait(LIMIT), f"{shown}{terminal.before}"
     finally:
         terminal.close()
         process.kill()

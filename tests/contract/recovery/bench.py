@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tests.contract.recovery.ledger_server import value_of
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.lmstudio_sim.server import Simulator
+from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.journals import read_journal, stop_of
 from tests.support.raw_client import Answer, RawClient, open_raw_client
 
@@ -97,6 +97,13 @@ class Bench:
             return for_good() if for_good else answer_from(request)
 
         self.sim.script_fn(model, reply)
+
+
+@asynccontextmanager
+async def open_bench(folder: Path, models: Sequence[SimModel], **habits: Any) -> AsyncIterator[Bench]:
+    """A bench whose LM Studio has these models; `habits` are those of `open_simulator`."""
+    async with open_simulator(models, **habits) as sim:
+        yield Bench(folder, sim)
 
 
 def work(request: SimRequest) -> TextReply | CallReply:

@@ -17,11 +17,11 @@ from tests.contract.recovery.bench import (
     cancel,
     chat_models,
     is_right,
+    open_bench,
     soon,
     start,
 )
 from tests.lmstudio_sim.replies import HttpReply, RateLimitReply, Stall, TextReply
-from tests.lmstudio_sim.server import open_simulator
 from tests.support.raw_client import RawClient
 
 PREFILL, STREAM, RETRY, LOADING = "prefill/model", "stream/model", "retry/model", "loading/model"
@@ -30,12 +30,11 @@ PREFILL, STREAM, RETRY, LOADING = "prefill/model", "stream/model", "retry/model"
 async def test_a_call_can_be_cancelled_wherever_it_waits_for_lm_studio(tmp_path: Path) -> None:
     models = chat_models(PREFILL, STREAM, RETRY, LOADING)
     models[3].loaded, models[3].load_delay = False, asyncio.Event()
-    async with open_simulator([*models, *chat_models(QWEN, parallel=1)]) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, [*models, *chat_models(QWEN, parallel=1)]) as bench:
         reading, writing, bystander = Trap(), Trap(), Trap()
-        sim.script(PREFILL, TextReply("never", faults=(Stall(until=reading, before_headers=True),)))
-        sim.script(STREAM, TextReply("It seems to me", faults=(Stall(until=writing, after_tokens=1),)))
-        sim.script(RETRY, RateLimitReply(15))
+        bench.sim.script(PREFILL, TextReply("never", faults=(Stall(until=reading, before_headers=True),)))
+        bench.sim.script(STREAM, TextReply("It seems to me", faults=(Stall(until=writing, after_tokens=1),)))
+        bench.sim.script(RETRY, RateLimitReply(15))
         bench.work_on(QWEN, TextReply("done", faults=(Stall(until=bystander, after_tokens=1),)))
         async with bench.bridge() as client:
             going_on = await start(client, QWEN)
@@ -49,7 +48,7 @@ async def test_a_call_can_be_cancelled_wherever_it_waits_for_lm_studio(tmp_path:
             await soon(reading.reached)
             await soon(writing.reached)
             await client.wait_for_progress(retry, "Trying again in 15 s")
-            load = await sim.wait_for_request(path=LOAD)
+            load = await bench.sim.wait_for_request(path=LOAD)
             await client.wait_for_progress(in_line, "position 1")
 
             for number in (prefill, stream, retry, loading, in_line):
@@ -78,13 +77,12 @@ async def until_stopped(bench: Bench, stops: list[str]) -> None:
 
 
 async def test_a_call_can_be_cancelled_while_lm_studio_is_looked_at(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(QWEN)) as sim:
-        bench = Bench(tmp_path, sim)
-        sim.script_path("/api/v1/models", HttpReply(200, {"models": []}, faults=(Stall(),)))
+    async with open_bench(tmp_path, chat_models(QWEN)) as bench:
+        bench.sim.script_path("/api/v1/models", HttpReply(200, {"models": []}, faults=(Stall(),)))
         bench.work_on(QWEN)
         async with bench.bridge() as client:
             number = await start(client)
-            look = await sim.wait_for_request(path="/api/v1/models")
+            look = await bench.sim.wait_for_request(path="/api/v1/models")
             await cancel(client, number)
             await soon(look.ended)
             after = await ask(client)
@@ -96,8 +94,7 @@ async def test_a_call_can_be_cancelled_while_lm_studio_is_looked_at(tmp_path: Pa
 
 async def test_a_call_can_be_cancelled_while_it_connects(tmp_path: Path) -> None:
     """A listener whose queue is full neither takes a connection nor refuses it."""
-    async with open_simulator(chat_models(QWEN)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN)) as bench:
         with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             crowd = [socket.socket() for _ in range(4)]
@@ -115,7 +112,7 @@ async def test_a_call_can_be_cancelled_while_it_connects(tmp_path: Path) -> None
                 for each in crowd:
                     each.close()
 
-        assert [request for request in sim.requests if request.path == CHAT] == []
+        assert [request for request in bench.sim.requests if request.path == CHAT] == []
 
 
 async def is_usable(client: RawClient) -> bool:

@@ -17,6 +17,7 @@ from tests.contract.recovery.bench import (
     cancel,
     chat_models,
     is_right,
+    open_bench,
     soon,
     start,
     work,
@@ -62,15 +63,14 @@ async def test_no_more_requests_are_at_a_model_than_it_has_slots(
 
 
 async def test_who_came_first_is_served_first_and_everybody_knows_the_place(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(QWEN, parallel=1)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN, parallel=1)) as bench:
         go_on = Trap()
 
         def reply(request: SimRequest) -> Reply:
             first = len(bench.chats()) == 1
             return work(request).altered(faults=(Stall(until=go_on),) if first else ())
 
-        sim.script_fn(QWEN, reply)
+        bench.sim.script_fn(QWEN, reply)
         async with bench.bridge() as client:
             numbers = [await start(client, task="task 0")]
             await soon(go_on.reached)
@@ -88,10 +88,9 @@ async def test_who_came_first_is_served_first_and_everybody_knows_the_place(tmp_
 
 
 async def test_a_run_too_many_waits_for_a_place_and_says_so(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(QWEN)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN)) as bench:
         go_on = Trap()
-        sim.script_fn(QWEN, lambda request: work(request).altered(faults=(Stall(until=go_on),)))
+        bench.sim.script_fn(QWEN, lambda request: work(request).altered(faults=(Stall(until=go_on),)))
         async with bench.bridge(LMSTUDIO_BRIDGE_MAX_RUNS="1") as client:
             first = await start(client)
             await soon(go_on.reached)
@@ -107,11 +106,10 @@ async def test_a_run_too_many_waits_for_a_place_and_says_so(tmp_path: Path) -> N
 
 
 async def test_a_bridge_that_is_killed_frees_its_slot(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(QWEN, parallel=1)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN, parallel=1)) as bench:
         holding = Trap()
-        sim.script(QWEN, TextReply("never", faults=(Stall(until=holding),)))
-        sim.script_fn(QWEN, work)
+        bench.sim.script(QWEN, TextReply("never", faults=(Stall(until=holding),)))
+        bench.sim.script_fn(QWEN, work)
         async with bench.bridge() as doomed, bench.bridge() as other:
             await start(doomed)
             await soon(holding.reached)
@@ -126,18 +124,17 @@ async def test_a_bridge_that_is_killed_frees_its_slot(tmp_path: Path) -> None:
 
 
 async def test_a_crash_under_several_runs_costs_each_a_request_and_one_load_together(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(QWEN, "calm/model")) as sim:
-        bench = Bench(tmp_path, sim)
-        crashed = Trap(partial(sim.crash, QWEN))
+    async with open_bench(tmp_path, chat_models(QWEN, "calm/model")) as bench:
+        crashed = Trap(partial(bench.sim.crash, QWEN))
 
         def reply(request: SimRequest) -> Reply:
-            at_work = len(sim.instances[QWEN].flights) if QWEN in sim.instances else 0
+            at_work = len(bench.sim.instances[QWEN].flights) if QWEN in bench.sim.instances else 0
             if crashed.reached.is_set():
                 return work(request)
             return TextReply("It seems to me", faults=(Stall(until=crashed if at_work == 3 else None),))
 
         calm = Trap()
-        sim.script_fn(QWEN, reply)
+        bench.sim.script_fn(QWEN, reply)
         bench.work_on("calm/model", TextReply("calm", faults=(Stall(until=calm, after_tokens=1),)))
         async with bench.bridge() as client:
             calm_number = await start(client, "calm/model")
@@ -149,7 +146,7 @@ async def test_a_crash_under_several_runs_costs_each_a_request_and_one_load_toge
 
         assert [is_right(answer, QWEN) for answer in answers] == [True] * 3
         assert [len(answer.report["warnings"]) for answer in answers] == [1] * 3
-        assert (len(bench.loads()), sorted(sim.instances)) == (1, ["calm/model", QWEN])
+        assert (len(bench.loads()), sorted(bench.sim.instances)) == (1, ["calm/model", QWEN])
         assert calm_answer.said.startswith("calm")
         assert calm_answer.report["warnings"] == [], "a fault of one run does not show in another"
         assert [message for message in calm_answer.progress if "crash" in message] == []

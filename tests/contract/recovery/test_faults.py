@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.contract.recovery.bench import Bench, Trap, ask, ask_all, chat_models, is_right
+from tests.contract.recovery.bench import Bench, Trap, ask, ask_all, chat_models, is_right, open_bench
 from tests.lmstudio_sim.errors import (
     CHANNEL_ERROR,
     ENGINE_FETCH_FAILED,
@@ -36,7 +36,7 @@ from tests.lmstudio_sim.replies import (
     StreamError,
     TextReply,
 )
-from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.lmstudio_sim.server import Simulator
 from tests.support.raw_client import Answer
 
 LLAMA_CPP = "The model produced output that does not match the expected peg-native format"
@@ -196,8 +196,7 @@ def seen(bench: Bench, name: str, answer: Answer, *, end: str) -> Seen:
 
 
 async def test_a_fault_that_happens_once_costs_a_request_and_nothing_else(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(*FAULTS, SPARE)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(*FAULTS, SPARE)) as bench:
         answers = await run_all(bench, 1)
 
         found = {name: seen(bench, name, answer, end="") for name, answer in answers.items()}
@@ -207,8 +206,7 @@ async def test_a_fault_that_happens_once_costs_a_request_and_nothing_else(tmp_pa
 
 
 async def test_a_fault_that_happens_twice_in_a_row_is_mended_where_the_rule_allows(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(*FAULTS, SPARE)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(*FAULTS, SPARE)) as bench:
         answers = await run_all(bench, 2)
 
         ends = {name: ("right", f.twice) if isinstance(f.twice, int) else f.twice[::-1] for name, f in FAULTS.items()}
@@ -218,8 +216,7 @@ async def test_a_fault_that_happens_twice_in_a_row_is_mended_where_the_rule_allo
 
 
 async def test_a_fault_that_lasts_ends_in_one_clear_sentence(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(*FAULTS, SPARE)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(*FAULTS, SPARE)) as bench:
         answers = await run_all(bench, None)
 
         found = {name: seen(bench, name, answer, end=FAULTS[name].lasting[1]) for name, answer in answers.items()}

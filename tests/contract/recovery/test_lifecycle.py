@@ -11,7 +11,6 @@ from tests.contract.recovery.bench import (
     CHAT,
     LOAD,
     QWEN,
-    Bench,
     Trap,
     answer_from,
     ask,
@@ -20,13 +19,13 @@ from tests.contract.recovery.bench import (
     first_told,
     is_right,
     look_up,
+    open_bench,
     start,
     work,
 )
 from tests.lmstudio_sim.errors import LOAD_BROKEN, LOAD_CANCELED, LOAD_GUARDRAIL, native_error
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply, Stall
-from tests.lmstudio_sim.server import open_simulator
 from tests.support.journals import read_journal
 
 SMALL, BIG = "small/model", "big/model"
@@ -39,8 +38,7 @@ async def test_a_model_that_is_not_in_memory_is_loaded_with_room_for_the_work(
     models = chat_models(BIG, SMALL, loaded=False)
     models[0].load_delay = loading = asyncio.Event()
     models[1].max_context_length = 9_000
-    async with open_simulator(models) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, models) as bench:
         for model in (BIG, SMALL):
             bench.work_on(model)
         async with bench.bridge(LMSTUDIO_BRIDGE_CONTEXT_LENGTH=setting) as client:
@@ -58,9 +56,8 @@ async def test_a_model_that_is_not_in_memory_is_loaded_with_room_for_the_work(
 async def test_ten_runs_in_two_bridges_load_a_cold_model_once(tmp_path: Path) -> None:
     (model,) = chat_models(QWEN, loaded=False)
     model.load_delay = loading = asyncio.Event()
-    async with open_simulator([model]) as sim:
-        bench = Bench(tmp_path, sim)
-        sim.script_fn(QWEN, work)
+    async with open_bench(tmp_path, [model]) as bench:
+        bench.sim.script_fn(QWEN, work)
         async with bench.bridge() as one, bench.bridge() as other:
             numbers = [(client, await start(client)) for client in (one, other) for _ in range(5)]
             told = [await client.wait_for_progress(number, QWEN) for client, number in numbers]
@@ -71,16 +68,15 @@ async def test_ten_runs_in_two_bridges_load_a_cold_model_once(tmp_path: Path) ->
         waiting = f"waiting for {QWEN}: another task is loading it"
         assert sorted(told) == sorted([f"loading {QWEN}", *[waiting] * 9])
         assert len(bench.loads()) == 1
-        assert list(sim.instances) == [QWEN]
-        assert [request for request in sim.requests if request.path.endswith("/unload")] == []
+        assert list(bench.sim.instances) == [QWEN]
+        assert [request for request in bench.sim.requests if request.path.endswith("/unload")] == []
 
 
 async def test_a_load_that_fails_says_what_lm_studio_said_and_names_a_smaller_model(tmp_path: Path) -> None:
     big, broken, small = chat_models(BIG, "broken/model", SMALL, loaded=False)
     big.guardrail_context_length, big.size_bytes = 8_192, 9_000_000_000
     broken.load_failure, broken.size_bytes = LOAD_BROKEN, 9_000_000_000
-    async with open_simulator([big, broken, small]) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, [big, broken, small]) as bench:
         bench.work_on(SMALL)
         async with bench.bridge() as client:
             answers = await ask_all(client, [BIG, "broken/model"])
@@ -105,14 +101,13 @@ CANCELED = HttpReply(500, native_error(f'Failed to load model "{QWEN}". Error: {
 
 
 async def test_a_load_that_was_cancelled_by_another_is_tried_once_more(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(QWEN, loaded=False)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN, loaded=False)) as bench:
         bench.work_on(QWEN)
         async with bench.bridge() as client:
-            sim.script_path(LOAD, CANCELED, CANCELED)
+            bench.sim.script_path(LOAD, CANCELED, CANCELED)
             twice = await ask(client)
             loads_after_two = len(bench.loads())
-            sim.script_path(LOAD, CANCELED)
+            bench.sim.script_path(LOAD, CANCELED)
             once = await ask(client)
 
         assert (twice.is_error, loads_after_two) == (True, 2)
@@ -123,34 +118,32 @@ async def test_a_load_that_was_cancelled_by_another_is_tried_once_more(tmp_path:
 
 
 async def test_a_load_that_was_overtaken_by_one_of_the_same_model_makes_no_twin(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(QWEN, loaded=False)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN, loaded=False)) as bench:
         bench.work_on(QWEN)
         done = Trap(lambda: loads.append(asyncio.create_task(load_by_hand())))
         loads: list[asyncio.Task[None]] = []
 
         async def load_by_hand() -> None:
-            await sim.load(QWEN)
+            await bench.sim.load(QWEN)
             done.set()
 
-        sim.script_path(LOAD, HttpReply(CANCELED.status, CANCELED.body, faults=(Stall(until=done),)))
+        bench.sim.script_path(LOAD, HttpReply(CANCELED.status, CANCELED.body, faults=(Stall(until=done),)))
         async with bench.bridge() as client:
             answer = await ask(client)
 
         assert is_right(answer, QWEN)
-        assert (len(bench.loads()), list(sim.instances)) == (1, [QWEN])
+        assert (len(bench.loads()), list(bench.sim.instances)) == (1, [QWEN])
 
 
 async def test_an_lm_studio_without_the_load_route_loads_once_and_the_silence_is_explained(tmp_path: Path) -> None:
     """Several first requests to a cold model would load an instance each (lmstudio-bug-tracker #1751)."""
     (model,) = chat_models(QWEN, loaded=False)
     model.load_delay = loading = asyncio.Event()
-    async with open_simulator([model], native=False, duplicate_jit=True) as sim:
-        bench = Bench(tmp_path, sim)
-        sim.script_fn(QWEN, work)
+    async with open_bench(tmp_path, [model], native=False, duplicate_jit=True) as bench:
+        bench.sim.script_fn(QWEN, work)
         async with bench.bridge(LMSTUDIO_BRIDGE_PARALLEL="4") as one, bench.bridge() as other:
             first = [await start(one, QWEN) for _ in range(3)]
-            await sim.wait_for_request(path=CHAT)
+            await bench.sim.wait_for_request(path=CHAT)
             told = await first_told(one, first, "on the first request")
             await first_told(one, first, "position 2")
             second = [await start(other, QWEN) for _ in range(3)]
@@ -161,21 +154,20 @@ async def test_an_lm_studio_without_the_load_route_loads_once_and_the_silence_is
 
         assert told == f"{QWEN} is not loaded yet; LM Studio will load it on the first request"
         assert [is_right(answer, QWEN) for answer in answers] == [True] * 6
-        assert list(sim.instances) == [QWEN]
+        assert list(bench.sim.instances) == [QWEN]
 
 
 async def test_a_model_that_vanishes_between_two_rounds_is_loaded_again(tmp_path: Path) -> None:
     """Its idle time is up while a tool runs; without just-in-time loading the request is refused."""
-    async with open_simulator(chat_models(QWEN), jit=False) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN), jit=False) as bench:
 
         def vanish() -> None:
-            del sim.instances[QWEN]  # and the reply under way goes on
+            del bench.sim.instances[QWEN]  # and the reply under way goes on
             gone.set()
 
         gone = Trap(vanish)
-        sim.script(QWEN, look_up(QWEN).altered(faults=(Stall(until=gone),)))
-        sim.script_fn(QWEN, answer_from)
+        bench.sim.script(QWEN, look_up(QWEN).altered(faults=(Stall(until=gone),)))
+        bench.sim.script_fn(QWEN, answer_from)
         async with bench.bridge() as client:
             answer = await ask(client, QWEN)
 
@@ -189,12 +181,11 @@ async def test_what_makes_a_model_unfit_is_said_before_any_work(tmp_path: Path) 
     tight.loaded = untrained.loaded = tiny.loaded = False
     tight.max_context_length, tiny.max_context_length, untrained.trained_for_tool_use = 4_096, 100, False
     embedding = SimModel("text-embedding-nomic", type="embedding", loaded=True)
-    async with open_simulator([tight, untrained, tiny, embedding]) as sim:
-        bench = Bench(tmp_path, sim)
-        for model in sim.models:
+    async with open_bench(tmp_path, [tight, untrained, tiny, embedding]) as bench:
+        for model in bench.sim.models:
             bench.work_on(model)
         async with bench.bridge() as client:
-            answers = await ask_all(client, list(sim.models))
+            answers = await ask_all(client, list(bench.sim.models))
 
         assert {model: (answers[model].is_error, len(bench.chats(model))) for model in answers} == {
             "tight/model": (False, 2),

@@ -8,18 +8,17 @@ import pytest
 
 from tests.contract.recovery.bench import (
     QWEN,
-    Bench,
     Trap,
     answer_from,
     ask,
     chat_models,
     is_right,
     look_up,
+    open_bench,
     soon,
     start,
 )
 from tests.lmstudio_sim.replies import Stall, TextReply
-from tests.lmstudio_sim.server import open_simulator
 
 PARTIAL = "It seems to me that"
 
@@ -34,18 +33,17 @@ BEFORE, WITHIN = "before/headers", "within/stream"
 
 @pytest.mark.parametrize("outages", [1, 2])
 async def test_a_server_that_is_restarted_in_mid_reply_costs_each_run_a_request(tmp_path: Path, outages: int) -> None:
-    async with open_simulator(chat_models(BEFORE, WITHIN)) as sim:
-        bench = Bench(tmp_path, sim)
-        traps = {model: [Trap() for _ in range(outages)] for model in sim.models}
-        for model in sim.models:
+    async with open_bench(tmp_path, chat_models(BEFORE, WITHIN)) as bench:
+        traps = {model: [Trap() for _ in range(outages)] for model in bench.sim.models}
+        for model in bench.sim.models:
             bench.work_on(model, *(stalled(trap, before_headers=model == BEFORE) for trap in traps[model]))
         async with bench.bridge() as client:
-            numbers = {model: await start(client, model) for model in sim.models}
+            numbers = {model: await start(client, model) for model in bench.sim.models}
             for before, within in zip(traps[BEFORE], traps[WITHIN], strict=True):
                 await soon(before.reached)
                 await soon(within.reached)
-                await sim.stop()
-                await sim.start()
+                await bench.sim.stop()
+                await bench.sim.start()
             answers = {model: await client.answer_of(number) for model, number in numbers.items()}
 
         again = {BEFORE: "The request was retried.", WITHIN: "Retrying (1 of 2)."}
@@ -62,17 +60,16 @@ async def test_a_server_that_is_restarted_in_mid_reply_costs_each_run_a_request(
 
 
 async def test_a_server_that_stays_away_ends_the_run_with_the_text_so_far(tmp_path: Path) -> None:
-    async with open_simulator(chat_models(QWEN)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN)) as bench:
         trap = Trap()
-        sim.script(QWEN, look_up(QWEN), stalled(trap, before_headers=False))
-        sim.script_fn(QWEN, answer_from)
+        bench.sim.script(QWEN, look_up(QWEN), stalled(trap, before_headers=False))
+        bench.sim.script_fn(QWEN, answer_from)
         async with bench.bridge() as client:
             number = await start(client)
             await soon(trap.reached)
-            await sim.stop()
+            await bench.sim.stop()
             failed = await client.answer_of(number)
-            await sim.start()
+            await bench.sim.start()
             bench.work_on(QWEN)
             after = await ask(client)
 

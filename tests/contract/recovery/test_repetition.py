@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
-from tests.contract.recovery.workshop import STRONG, WEAK, Workshop, may_answer, offered, open_workshop, said, schema_of
+from tests.contract.recovery.workshop import STRONG, WEAK, Workshop, may_answer, offered, said, schema_of
 from tests.contract.recovery.workshop_server import value_of
 from tests.lmstudio_sim.replies import CallReply, Reply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
@@ -26,12 +24,6 @@ TOOL_REMOVED = "Not done: this tool can no longer be called, because its calls k
 
 VALUE = value_of("heron")
 ANSWER = TextReply(f"It is {VALUE}.")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def workshop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workshop]:
-    async with open_workshop(tmp_path_factory.mktemp("repetition")) as workshop:
-        yield workshop
 
 
 def look_up(key: str = "heron", tool: str = "look_up") -> CallReply:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
-from tests.contract.recovery.workshop import STRONG, WEAK, Worked, Workshop, open_workshop, schema_of
+from tests.contract.recovery.workshop import STRONG, WEAK, Worked, Workshop, schema_of
 from tests.contract.recovery.workshop_server import value_of
 from tests.lmstudio_sim.errors import openai_error
 from tests.lmstudio_sim.replies import CallReply, EndlessReply, HttpReply, LengthReply, ReasoningReply, TextReply
@@ -25,12 +23,6 @@ LEAKS = {
     "an invented notation": 'First this.\n\u00a7\u00a7shop__look_up\u00a7 {"key": "heron"} \u00a7\u00a7',
     "an action": "Action: shop__look_up\nAction Input: heron",
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def workshop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workshop]:
-    async with open_workshop(tmp_path_factory.mktemp("replies")) as workshop:
-        yield workshop
 
 
 def bound(**reply: object) -> TextReply:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.recovery.bench import QWEN, Bench, answer_from, ask, chat_models, is_right, look_up
+from tests.contract.recovery.bench import QWEN, answer_from, ask, chat_models, is_right, look_up, open_bench
 from tests.lmstudio_sim.errors import GRAMMAR_FAILED
 from tests.lmstudio_sim.replies import Reply, StreamError, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.lmstudio_sim.server import open_simulator
 
 REFUSED = TextReply("never", faults=(StreamError(GRAMMAR_FAILED),))
 
@@ -33,9 +32,8 @@ async def test_a_schema_that_is_too_rich_is_made_simple_for_the_rest_of_the_run(
             return REFUSED
         return answer_from(request) if request.messages[-1]["role"] == "tool" else look_up(QWEN)
 
-    async with open_simulator(chat_models(QWEN)) as sim:
-        bench = Bench(tmp_path, sim)
-        sim.script_fn(QWEN, reply)
+    async with open_bench(tmp_path, chat_models(QWEN)) as bench:
+        bench.sim.script_fn(QWEN, reply)
         async with bench.bridge() as client:
             answer = await ask(client)
 
@@ -53,9 +51,8 @@ async def test_the_tool_that_spoils_the_request_is_found_named_and_left_out(tmp_
             return TextReply("ok")
         return answer_from(request) if request.messages[-1]["role"] == "tool" else look_up(QWEN)
 
-    async with open_simulator(chat_models(QWEN)) as sim:
-        bench = Bench(tmp_path, sim)
-        sim.script_fn(QWEN, reply)
+    async with open_bench(tmp_path, chat_models(QWEN)) as bench:
+        bench.sim.script_fn(QWEN, reply)
         async with bench.bridge() as client:
             answer = await ask(client)
 
@@ -79,9 +76,8 @@ async def test_a_fault_that_no_single_tool_is_to_blame_for_is_reported(tmp_path:
         probe = request.json is not None and request.json.get("max_tokens") == 1
         return TextReply("ok") if probe and set(offered(request)) <= set(taken) else REFUSED
 
-    async with open_simulator(chat_models(QWEN)) as sim:
-        bench = Bench(tmp_path, sim)
-        sim.script_fn(QWEN, reply)
+    async with open_bench(tmp_path, chat_models(QWEN)) as bench:
+        bench.sim.script_fn(QWEN, reply)
         async with bench.bridge() as client:
             failed = await ask(client)
             bench.work_on(QWEN)

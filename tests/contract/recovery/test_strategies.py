@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from tests.contract.recovery.workshop import (
     STRONG,
@@ -16,7 +14,6 @@ from tests.contract.recovery.workshop import (
     Workshop,
     may_answer,
     offered,
-    open_workshop,
     said,
     schema_of,
 )
@@ -37,12 +34,6 @@ LOOK = "The model answered without calling a tool; retrying with a tool call req
 ANNOUNCED = "The model announced a tool call but made none; retrying the request."
 WRITTEN = "The model wrote a tool call as text; retrying the request."
 REFUSED = "'response_format.type' must be 'json_schema' or 'text'"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def workshop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workshop]:
-    async with open_workshop(tmp_path_factory.mktemp("strategies")) as workshop:
-        yield workshop
 
 
 def bound(**reply: object) -> TextReply:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tests.contract.recovery.bench import (
     QWEN,
-    Bench,
     Trap,
     answer_from,
     ask,
@@ -18,12 +17,13 @@ from tests.contract.recovery.bench import (
     first_told,
     is_right,
     look_up,
+    open_bench,
     start,
     work,
 )
 from tests.lmstudio_sim.replies import Reply, Stall, TextReply
 from tests.lmstudio_sim.requests import SimRequest
-from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.lmstudio_sim.server import Simulator
 
 WATCHFUL = {"LMSTUDIO_BRIDGE_WATCH_INTERVAL": "0.2"}
 
@@ -56,10 +56,9 @@ def silenced(sim: Simulator, kind: str, model: str) -> Reply:
 async def test_a_change_that_lm_studio_keeps_quiet_about_is_noticed_and_the_round_starts_again(tmp_path: Path) -> None:
     """Once and twice in a row it costs requests; the third time it ends the run."""
     cases = {f"{kind}/{times}": (kind, times) for kind in KINDS for times in (1, 2, 3)}
-    async with open_simulator(chat_models(*cases)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(*cases)) as bench:
         for model, (kind, times) in cases.items():
-            bench.work_on(model, *(silenced(sim, kind, model) for _ in range(times)))
+            bench.work_on(model, *(silenced(bench.sim, kind, model) for _ in range(times)))
         async with bench.bridge(**WATCHFUL) as client:
             answers = await ask_all(client, list(cases))
 
@@ -81,16 +80,15 @@ async def test_a_change_that_lm_studio_keeps_quiet_about_is_noticed_and_the_roun
 
 async def test_a_model_whose_place_another_took_for_good_ends_the_run_and_not_in_its_words(tmp_path: Path) -> None:
     """LM Studio lets the only loaded model answer for one that it does not have (0.4.25)."""
-    async with open_simulator(chat_models(QWEN, "thief/model")) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(QWEN, "thief/model")) as bench:
 
         def steal() -> None:
-            del sim.instances[QWEN], sim.models[QWEN]
+            del bench.sim.instances[QWEN], bench.sim.models[QWEN]
             stolen.set()
 
         stolen = Trap(steal)
-        sim.script(QWEN, look_up(QWEN).altered(faults=(Stall(until=stolen),)))
-        sim.script_fn(QWEN, lambda request: TextReply("I am somebody else."))
+        bench.sim.script(QWEN, look_up(QWEN).altered(faults=(Stall(until=stolen),)))
+        bench.sim.script_fn(QWEN, lambda request: TextReply("I am somebody else."))
         async with bench.bridge() as client:
             answer = await ask(client, QWEN)
 
@@ -103,8 +101,7 @@ async def test_a_model_whose_place_another_took_for_good_ends_the_run_and_not_in
 async def test_runs_that_want_different_models_take_turns_where_only_one_fits(tmp_path: Path) -> None:
     """An LM Studio before 0.4 unloads one model for the next, even while it writes (bug-tracker #671)."""
     first_model, second_model = "first/model", "second/model"
-    async with open_simulator(chat_models(first_model, second_model, loaded=False), native=False) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(first_model, second_model, loaded=False), native=False) as bench:
         queued = asyncio.Event()
 
         def reply(request: SimRequest) -> Reply:
@@ -112,11 +109,11 @@ async def test_runs_that_want_different_models_take_turns_where_only_one_fits(tm
                 return answer_from(request)
             return look_up(request.model).altered(faults=(Stall(until=queued, after_tokens=1),))
 
-        sim.script_fn(first_model, reply)
-        sim.script_fn(second_model, work)
+        bench.sim.script_fn(first_model, reply)
+        bench.sim.script_fn(second_model, work)
         async with bench.bridge(**WATCHFUL) as client:
             first = await start(client, first_model)
-            await sim.wait_for_request(path="/v1/chat/completions")
+            await bench.sim.wait_for_request(path="/v1/chat/completions")
             second = [await start(client, second_model) for _ in range(2)]
             told = await first_told(client, second, "queued until")
             queued.set()

@@ -6,9 +6,8 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from tests.contract.recovery.bench import QWEN, Bench, Trap, ask, ask_all, chat_models, is_right, soon, start
+from tests.contract.recovery.bench import QWEN, Trap, ask, ask_all, chat_models, is_right, open_bench, soon, start
 from tests.lmstudio_sim.replies import Stall, TextReply
-from tests.lmstudio_sim.server import open_simulator
 
 PARTIAL = "It seems to me that"
 SPARE = "spare/model"
@@ -22,8 +21,7 @@ SILENCES = {
 
 async def test_a_reply_that_does_not_come_in_time_is_probed_reported_and_not_asked_for_again(tmp_path: Path) -> None:
     """The prompt would be read from its beginning in another slot, and never to its end."""
-    async with open_simulator(chat_models(*SILENCES, SPARE)) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, chat_models(*SILENCES, SPARE)) as bench:
         for model, stall in SILENCES.items():
             bench.work_on(model, TextReply(f"{PARTIAL} it is 7", faults=(stall,)))
         bench.work_on(SPARE)
@@ -47,9 +45,8 @@ async def test_a_reply_that_does_not_come_in_time_is_probed_reported_and_not_ask
 
 async def test_a_silence_whose_model_is_gone_is_asked_again_once_it_is_back(tmp_path: Path) -> None:
     """The watcher sleeps here: it is the probe at the end of the silence that finds out."""
-    async with open_simulator(chat_models(QWEN)) as sim:
-        bench = Bench(tmp_path, sim)
-        gone = Trap(partial(sim.instances.pop, QWEN))
+    async with open_bench(tmp_path, chat_models(QWEN)) as bench:
+        gone = Trap(partial(bench.sim.instances.pop, QWEN))
         bench.work_on(QWEN, TextReply("never", faults=(Stall(until=gone, before_headers=True),)))
         async with bench.bridge(
             LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT="1.5", LMSTUDIO_BRIDGE_WATCH_INTERVAL="3600"
@@ -64,13 +61,12 @@ async def test_a_silence_whose_model_is_gone_is_asked_again_once_it_is_back(tmp_
 async def test_the_end_of_the_runs_time_gives_what_there_is_wherever_it_comes(tmp_path: Path) -> None:
     models = chat_models("silent/model", "writing/model", "busy/model", "loading/model", parallel=1)
     models[3].loaded, models[3].load_delay = False, asyncio.Event()
-    async with open_simulator(models) as sim:
-        bench = Bench(tmp_path, sim)
+    async with open_bench(tmp_path, models) as bench:
         bench.work_on("silent/model", TextReply("never", faults=(Stall(before_headers=True),)))
         bench.work_on("writing/model", TextReply(f"{PARTIAL} it is 7", faults=(Stall(after_tokens=2),)))
-        sim.script_fn("busy/model", lambda request: TextReply("never", faults=(Stall(),)))
+        bench.sim.script_fn("busy/model", lambda request: TextReply("never", faults=(Stall(),)))
         async with bench.bridge(LMSTUDIO_BRIDGE_RUN_TIMEOUT="4") as client:
-            numbers = {model: await start(client, model) for model in sim.models}
+            numbers = {model: await start(client, model) for model in bench.sim.models}
             waiting = await start(client, "busy/model")
             answers = {model: await client.answer_of(number) for model, number in numbers.items()}
             in_line = await client.answer_of(waiting)
@@ -93,18 +89,17 @@ async def test_the_end_of_the_runs_time_gives_what_there_is_wherever_it_comes(tm
 
 async def test_a_prompt_that_is_read_for_long_is_waited_for(tmp_path: Path) -> None:
     """Silence alone is no fault: looks at the model go on, and the reply is taken when it comes."""
-    async with open_simulator(chat_models("before/headers", "before/first-token")) as sim:
-        bench = Bench(tmp_path, sim)
-        silences = {model: Trap() for model in sim.models}
+    async with open_bench(tmp_path, chat_models("before/headers", "before/first-token")) as bench:
+        silences = {model: Trap() for model in bench.sim.models}
         for model, trap in silences.items():
             stall = Stall(until=trap, before_headers=model == "before/headers")
             bench.work_on(model, TextReply("late", faults=(stall,)))
         async with bench.bridge(LMSTUDIO_BRIDGE_WATCH_INTERVAL="0.05") as client:
-            numbers = [await start(client, model) for model in sim.models]
+            numbers = [await start(client, model) for model in bench.sim.models]
             for trap in silences.values():
                 await soon(trap.reached)
-            looks = sum(request.path == "/api/v1/models" for request in sim.requests)
-            await sim.wait_for_request(looks + 3, path="/api/v1/models")
+            looks = sum(request.path == "/api/v1/models" for request in bench.sim.requests)
+            await bench.sim.wait_for_request(looks + 3, path="/api/v1/models")
             for trap in silences.values():
                 trap.set()
             answers = [await client.answer_of(number) for number in numbers]

@@ -22,6 +22,23 @@ class Terminal(io.StringIO):
         return True
 
 
+def shown_table(monkeypatch: pytest.MonkeyPatch, columns: int, row: tuple[str, ...]) -> list[str]:
+    """The lines of a table of runs at a terminal of that width, without codes."""
+    stream = Terminal()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", stream)
+    terminal.print_table(("run", "ended", "model", "task"), [row], empty="none")
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in stream.getvalue().splitlines()]
+
+
+def shown_marked(monkeypatch: pytest.MonkeyPatch, columns: int, mark: str, text: str) -> str:
+    """A marked text at a terminal of that width."""
+    stream = Terminal()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal.print_marked(terminal.open_console(stream, environ={"NO_COLOR": "1"}), Text(mark), Text(text))
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("term", "environ", "coloured"),
     [("xterm", {}, True), ("xterm", {"NO_COLOR": ""}, True), ("xterm", {"NO_COLOR": "1"}, False), ("dumb", {}, False)],
@@ -39,45 +56,22 @@ def test_a_terminal_has_colours_unless_it_or_the_environment_says_no(
     assert ("\x1b[31m" in stream.getvalue()) is coloured
 
 
-@pytest.mark.parametrize(
-    ("columns", "shown"),
-    [
-        (
-            40,
-            [
-                "20260101-000000-aaaaa",
-                "  ended: answered",
-                "  task: Who owns every file below src/,",
-                "  and since when?",
-            ],
-        ),
-        (100, ["run                    ended     model  task", f"20260101-000000-aaaaa  answered         {TASK}"]),
-    ],
-)
+AS_LIST = ["20260101-000000-aaaaa", "  ended: answered", "  task: Who owns every file below src/,", "  and since when?"]
+AS_TABLE = ["run                    ended     model  task", f"20260101-000000-aaaaa  answered         {TASK}"]
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(40, AS_LIST), (100, AS_TABLE)])
 def test_a_table_is_a_list_where_it_would_break_its_words(
     columns: int, shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setenv("NO_COLOR", "1")
-    row = ("20260101-000000-aaaaa", "answered", "", TASK)
-
-    terminal.print_table(("run", "ended", "model", "task"), [row], empty="none")
-
-    assert [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in stream.getvalue().splitlines()] == shown
+    assert shown_table(monkeypatch, columns, ("20260101-000000-aaaaa", "answered", "", TASK)) == shown
 
 
 @pytest.mark.parametrize(("columns", "first"), [(73, "run "), (72, "20260101-000000-aaaaa")])
 def test_only_the_last_column_of_a_table_is_wrapped(columns: int, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stdout", stream)
-
     row = ("20260101-000000-aaaaa", "answered", "a-model-of-18-char", TASK)
-    terminal.print_table(("run", "ended", "model", "task"), [row], empty="none")
+    shown = "\n".join(shown_table(monkeypatch, columns, row))
 
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
     assert shown.startswith(first)
     assert "20260101-000000-aaaaa" in shown
 
@@ -104,13 +98,9 @@ def test_marks_are_shown_where_the_encoding_has_them(encoding: str, shown: bool)
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_marked_text_is_wrapped_at_words_below_itself(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    stream = Terminal()
     words = [f"word{number}" for number in range(60)]
+    first, *others = shown_marked(monkeypatch, columns, "ok  ", " ".join(words)).splitlines()
 
-    terminal.print_marked(terminal.open_console(stream, environ={"NO_COLOR": "1"}), Text("ok  "), Text(" ".join(words)))
-
-    first, *others = stream.getvalue().splitlines()
     assert first.startswith("ok   word0 word1")
     assert all(line.startswith("     word") for line in others)
     assert max(map(len, [first, *others])) <= columns
@@ -119,14 +109,10 @@ def test_marked_text_is_wrapped_at_words_below_itself(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("columns", [20, 40, 80])
 def test_a_command_in_marked_text_can_be_copied_whole(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    stream = Terminal()
     command = "`claude mcp add --scope user filesystem -- npx -y server .`"
+    text = f"Add one to Claude Code, for example: {command} and then another."
 
-    text = Text(f"Add one to Claude Code, for example: {command} and then another.")
-    terminal.print_marked(terminal.open_console(stream, environ={"NO_COLOR": "1"}), Text("ok"), text)
-
-    assert stream.getvalue().count(command) == 1
+    assert shown_marked(monkeypatch, columns, "ok", text).count(command) == 1
 
 
 def test_marked_text_is_one_line_where_there_is_no_terminal() -> None:

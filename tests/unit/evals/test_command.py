@@ -117,23 +117,24 @@ async def test_json_goes_to_stdout_and_a_server_that_cannot_start_is_left_out(de
     assert "no-such-command-here" in values["skipped"]["nothing-to-do/repeat-word"]
 
 
-async def test_model_that_is_not_there_ends_it_before_any_task(desk: Desk, tmp_path: Path) -> None:
-    code, out, err = await shell(desk, tmp_path, "--family", "nothing-to-do", "--model", "nobody/nothing")
-
-    assert (code, out) == (1, "")
-    assert "nobody/nothing" in err
-    assert not (tmp_path / "eval-results").exists()
-
-
 @pytest.mark.npm
-async def test_folder_that_cannot_be_written_ends_it_before_any_task(desk: Desk, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--model", "nobody/nothing"), 1, "nobody/nothing"),
+        (("--output", "taken"), 2, "The results can't be written to taken"),
+    ],
+)
+async def test_what_cannot_be_done_ends_it_before_any_task(
+    desk: Desk, tmp_path: Path, words: tuple[str, ...], code: int, told: str
+) -> None:
     (tmp_path / "taken").write_text("", encoding="utf-8")
-    words = ["--family", "one-call", "--tasks", "1", "--output", "taken", *server_options()]
 
-    code, out, err = await shell(desk, tmp_path, *words)
+    got, out, err = await shell(desk, tmp_path, "--family", "one-call", "--tasks", "1", *words, *server_options())
 
-    assert (code, out) == (2, "")
-    assert "The results can't be written to taken" in err
+    assert (got, out) == (code, "")
+    assert told in err
+    assert not (tmp_path / "eval-results").exists()
     assert [request.path for request in desk.sim.requests if request.path == "/v1/chat/completions"] == []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -352,13 +351,3 @@ def test_login_is_for_one_address(store: LoginStore) -> None:
 
     assert has == [True, False, False]
     assert not store.has(with_header)
-
-
-def test_serving_does_not_import_the_keyring() -> None:
-    """It takes 50 ms, and looks for the keyrings of the system."""
-    code = "import lmstudio_bridge.cli.serve, lmstudio_bridge.runs.autonomous"
-    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-
-    assert "lmstudio_bridge.mcp_client.logins" in imported
-    assert "keyring" not in imported

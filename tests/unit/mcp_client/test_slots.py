@@ -240,17 +240,3 @@ def test_a_server_that_is_changed_back_while_in_use_stays() -> None:
 
     assert back.slot is old.slot
     assert room.servers() == ["files", "files"]
-
-
-def test_a_server_that_dies_idle_frees_its_slot_and_one_that_dies_in_use_does_not() -> None:
-    room = Room(bound=2)
-    used, left = room.ask("A", "used").slot, room.ask("B", "left").slot
-    assert used is not None
-    assert left is not None
-    room.leave("B")
-    room.die(left)
-    room.die(used)
-    assert room.servers() == ["used"]
-    room.leave("A")
-
-    assert room.servers() == []

@@ -156,6 +156,9 @@ def test_the_frontmatter_may_have_any_form_of_yaml(tmp_path: Path, text: str, to
         ("---\ndisallowedTools: mcp_a\n---\nReview.", "line 2: an item of disallowedTools"),
         ("---\ndisallowedTools: MCP__a\n---\nReview.", "line 2: an item of disallowedTools"),
         (f"---\ntools: {'[' * 19_000}\n---\nReview.", "it is not valid YAML"),
+        ("---\nname: reviewer\n", "has no end"),
+        ("---\nname: reviewer\n---\n\n", "has no instructions"),
+        ("---\n---\n" + "x" * (MAX_INSTRUCTIONS + 1), "more than 20,000 characters"),
     ],
 )
 def test_what_is_not_understood_is_no_run_without_a_limit(tmp_path: Path, text: str, problem: str) -> None:
@@ -207,46 +210,24 @@ def test_an_unknown_agent_is_answered_with_those_there_are(tmp_path: Path) -> No
         assert {"reviewer", "translator"} <= set(caught.value.explain().rstrip(".").replace(",", "").split())
 
 
-def test_without_any_agent_that_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BridgeError, match="There is no agent 'reviewer'") as caught:
-        find(tmp_path)
-
-    assert "There are no agents" in caught.value.explain()
-
-
-def test_a_link_in_a_project_leads_to_no_file_outside(tmp_path: Path) -> None:
-    secret = tmp_path / "secret.md"
-    secret.write_text("A secret.", encoding="utf-8")
-    folder = tmp_path / "app" / ".claude" / "agents"
-    folder.mkdir(parents=True)
-    (folder / "reviewer.md").symlink_to(secret)
-
-    with pytest.raises(BridgeError, match="There is no agent"):
-        find(tmp_path)
-
-
-def test_a_link_to_itself_is_named_and_costs_only_that_agent(tmp_path: Path) -> None:
-    folder = write_agent(tmp_path / "app", "tools: mcp__fs", "other").parent
-    (folder / "reviewer.md").symlink_to("reviewer.md")
-
-    with pytest.raises(BridgeError, match=r"reviewer\.md cannot be read"):
-        find(tmp_path)
-
-
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("target", "told"),
     [
-        ("---\nname: reviewer\n", "has no end"),
-        ("---\nname: reviewer\n---\n\n", "has no instructions"),
-        ("---\n---\n" + "x" * (MAX_INSTRUCTIONS + 1), "more than 20,000 characters"),
+        (None, "There are no agents"),
+        ("../../../secret.md", "There is no agent 'reviewer'"),
+        ("reviewer.md", "reviewer.md cannot be read"),
     ],
+    ids=["no agent at all", "a link to a file outside", "a link to itself"],
 )
-def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, problem: str) -> None:
-    path = write_agent(tmp_path / "app", text)
+def test_what_is_no_file_of_the_project_is_no_agent(tmp_path: Path, target: str | None, told: str) -> None:
+    (tmp_path / "secret.md").write_text("---\nname: reviewer\n---\nA secret.", encoding="utf-8")
+    if target:
+        folder = write_agent(tmp_path / "app", "tools: mcp__fs", "other").parent
+        (folder / "reviewer.md").symlink_to(target)
 
-    with pytest.raises(BridgeError, match=problem) as caught:
+    with pytest.raises(BridgeError) as caught:
         find(tmp_path)
-    assert str(path) in str(caught.value)
+    assert told in caught.value.explain()
 
 
 def test_instructions_may_be_as_long_as_the_limit(tmp_path: Path) -> None:

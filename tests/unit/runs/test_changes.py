@@ -83,6 +83,21 @@ class Run:
         await self.before(WRITE, path=name)
         self.write(name, content)
 
+    async def change(self, name: str, before: str | bytes, after: str | bytes) -> Path:
+        """A file that is there, and a call that changes it; its path."""
+        path = self.write(name, before)
+        await self.edit(name, after)
+        return path
+
+    async def delete(self, name: str) -> None:
+        await self.before(DELETE, path=name)
+        path = self.project / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    async def move(self, name: str, to: str) -> None:
+        await self.before(MOVE, source=name, destination=to)
+        (self.project / name).rename(self.project / to)
+
     async def end(self) -> FilesChanged:
         changed = await self._recorder.finish()
         assert changed is not None
@@ -146,14 +161,13 @@ async def test_what_a_file_holds_that_is_not_here_is_unknown(run: Run) -> None:
 async def test_each_kind_of_change_is_told_with_its_lines(run: Run) -> None:
     run.write("changed.txt", "a\nb\nc\n")
     run.write("same.txt", "same\n")
-    gone, moved = run.write("gone.txt", "one\ntwo\n"), run.write("moved.txt", "moved\n")
+    run.write("gone.txt", "one\ntwo\n")
+    run.write("moved.txt", "moved\n")
     await run.edit("changed.txt", "a\nB\nc\nd\n")
     await run.edit("same.txt", "same\n")
     await run.edit("new.txt", "x\n")
-    await run.before(DELETE, path="gone.txt")
-    gone.unlink()
-    await run.before(MOVE, source="moved.txt", destination="there.txt")
-    moved.rename(run.project / "there.txt")
+    await run.delete("gone.txt")
+    await run.move("moved.txt", "there.txt")
 
     told = await run.end()
 
@@ -169,8 +183,7 @@ async def test_each_kind_of_change_is_told_with_its_lines(run: Run) -> None:
 
 
 async def test_only_what_was_there_before_the_first_call_counts(run: Run) -> None:
-    run.write("a.txt", "first\n")
-    await run.edit("a.txt", "second\n")
+    await run.change("a.txt", "first\n", "second\n")
     await run.edit("a.txt", "first\n")
 
     told = await run.end()
@@ -180,8 +193,7 @@ async def test_only_what_was_there_before_the_first_call_counts(run: Run) -> Non
 
 
 async def test_writes_that_may_have_changed_something_else_are_no_reason_to_say_that_nothing_was(run: Run) -> None:
-    run.write("a.txt", "same\n")
-    await run.edit("a.txt", "same\n")
+    await run.change("a.txt", "same\n", "same\n")
     await run.before(ServerTool("fs", "upload_file"), path="a.txt")
 
     assert not (await run.end()).left_all()
@@ -246,11 +258,8 @@ async def test_moved_and_deleted_folders_are_told_with_their_files(run: Run) -> 
     run.write("old/b/c.txt", "c\n")
     run.write("gone/d.txt", "d\n")
     before = run.tree()
-    await run.before(MOVE, source="old", destination="new")
-    (run.project / "old").rename(run.project / "new")
-    await run.before(DELETE, path="gone")
-    (run.project / "gone/d.txt").unlink()
-    (run.project / "gone").rmdir()
+    await run.move("old", "new")
+    await run.delete("gone")
 
     told = await run.end()
 
@@ -291,8 +300,7 @@ async def test_a_private_folder_that_was_deleted_is_private_again(run: Run, mode
     private.chmod(mode)
     held = run.write("open/b.txt", "b\n").parent.stat().st_mode
     for name in ("private", "open"):
-        await run.before(DELETE, path=name)
-        shutil.rmtree(run.project / name)
+        await run.delete(name)
     await run.end()
 
     run.undo()
@@ -379,8 +387,7 @@ async def test_deleted_link_is_put_back_and_its_target_left_alone(run: Run) -> N
     run.write("target.txt", "x")
     (run.project / "link").symlink_to("target.txt")
     before = run.tree()
-    await run.before(DELETE, path="link")
-    (run.project / "link").unlink()
+    await run.delete("link")
 
     assert ("link", "deleted", 0, 0) in await run.changed()
     run.undo()
@@ -389,8 +396,7 @@ async def test_deleted_link_is_put_back_and_its_target_left_alone(run: Run) -> N
 
 async def test_link_whose_target_is_redacted_is_not_made_anew(run: Run) -> None:
     (run.project / "link").symlink_to("sekret/file")
-    await run.before(DELETE, path="link")
-    (run.project / "link").unlink()
+    await run.delete("link")
     [change] = (await run.end()).changes
     run.events = [replace(run.events[0], changes=(replace(change, before=run.redact(change.before)),))]
 
@@ -401,8 +407,7 @@ async def test_link_whose_target_is_redacted_is_not_made_anew(run: Run) -> None:
 
 async def test_a_file_that_became_a_folder_with_folders_is_put_back_and_the_folder_too(run: Run) -> None:
     run.write("a", "old")
-    await run.before(DELETE, path="a")
-    (run.project / "a").unlink()
+    await run.delete("a")
     await run.edit("a/b/c.txt", "new")
     after = run.tree()
     await run.end()
@@ -414,8 +419,7 @@ async def test_a_file_that_became_a_folder_with_folders_is_put_back_and_the_fold
 
 
 async def test_a_file_with_the_longest_name_is_put_back(run: Run) -> None:
-    run.write("n" * 255, "old")
-    await run.edit("n" * 255, "new")
+    await run.change("n" * 255, "old", "new")
     await run.end()
 
     run.undo()
@@ -427,8 +431,7 @@ async def test_undo_follows_no_link_that_was_put_in_a_folders_place(run: Run, tm
     outside = tmp_path / "outside"
     outside.mkdir()
     gone = run.write("sub/a.txt", "mine")
-    await run.before(DELETE, path="sub/a.txt")
-    gone.unlink()
+    await run.delete("sub/a.txt")
     await run.end()
     gone.parent.rmdir()
     gone.parent.symlink_to(outside)
@@ -444,38 +447,28 @@ async def test_undo_follows_no_link_that_was_put_in_a_folders_place(run: Run, tm
 
 @pytest.mark.parametrize(("size", "kept"), [(99, True), (100, True), (101, False)])
 async def test_a_file_is_kept_up_to_a_size(run: Run, size: int, kept: bool) -> None:
-    path = run.write("a.txt", "x" * size)
-    await run.edit("a.txt", "y")
+    path = await run.change("a.txt", "x" * size, "y")
 
     told = await run.end()
 
     assert [each.kept for each in told.changes] == [kept]
     assert told.not_kept == (() if kept else ("a.txt (too large)",))
-    done = run.undo()
+    assert bool(run.undo().changes) == kept
     assert path.read_text(encoding="utf-8") == ("x" * size if kept else "y")
-    assert bool(done.changes) == kept
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
 @pytest.mark.parametrize(("last", "kept"), [(49, True), (50, True), (51, False)])
-async def test_files_of_a_run_are_kept_up_to_a_size(tmp_path: Path, last: int, kept: bool) -> None:
+async def test_files_of_all_parts_of_a_run_are_kept_up_to_a_size(
+    tmp_path: Path, last: int, kept: bool, goes_on: bool
+) -> None:
     run = Run(tmp_path, max_bytes=150)
-    run.write("a.txt", "a" * 100)
-    run.write("b.txt", "b" * last)
-    await run.edit("a.txt", "")
-    await run.edit("b.txt", "")
+    await run.change("a.txt", "a" * 100, "")
+    if goes_on:
+        run = Run(tmp_path, max_bytes=150)
+    await run.change("b.txt", "b" * last, "")
 
-    assert [each.kept for each in (await run.end()).changes] == [True, kept]
-
-
-async def test_the_room_is_that_of_all_parts_of_a_run(tmp_path: Path) -> None:
-    first = Run(tmp_path, max_bytes=150)
-    first.write("a.txt", "a" * 100)
-    first.write("b.txt", "b" * 51)
-    await first.edit("a.txt", "")
-    continued = Run(tmp_path, max_bytes=150)
-    await continued.edit("b.txt", "")
-
-    assert [each.kept for each in (await continued.end()).changes] == [False]
+    assert [each.kept for each in (await run.end()).changes] == [True, kept][goes_on:]
 
 
 @pytest.mark.parametrize(("more", "listed"), [(-1, True), (0, True), (1, False)])
@@ -499,35 +492,28 @@ async def test_new_file_that_is_too_large_to_keep_is_not_taken_away(run: Run) ->
     await run.edit("a.txt", "x" * 101)
     await run.end()
 
-    done = run.undo()
-
-    assert done.not_kept == ("a.txt (too large to keep a copy of what is there now)",)
+    assert run.undo().not_kept == ("a.txt (too large to keep a copy of what is there now)",)
     assert (run.project / "a.txt").exists()
 
 
 async def test_full_disk_keeps_nothing_and_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "copies").write_text("no folder", encoding="utf-8")
     run = Run(tmp_path)
-    run.write("a.txt", "a")
-    await run.edit("a.txt", "b")
+    await run.change("a.txt", "a", "b")
 
-    told = await run.end()
-
-    assert ([(each.kind, each.kept) for each in told.changes]) == [("changed", False)]
+    assert ([(each.kind, each.kept) for each in (await run.end()).changes]) == [("changed", False)]
 
 
 async def test_without_a_folder_for_copies_the_change_is_seen_and_nothing_is_written(tmp_path: Path) -> None:
     run = Run(tmp_path, kept=False)
-    run.write("a.txt", "a\n")
-    await run.edit("a.txt", "b\n")
+    await run.change("a.txt", "a\n", "b\n")
 
     assert await run.changed() == [("a.txt", "changed", 1, 1)]
     assert not (tmp_path / "copies").exists()
 
 
 async def test_names_of_copies_say_nothing(run: Run, tmp_path: Path) -> None:
-    run.write("password-hunter2.txt", "a")
-    await run.edit("password-hunter2.txt", "b")
+    await run.change("password-hunter2.txt", "a", "b")
 
     [copy] = (tmp_path / "copies").iterdir()
 
@@ -539,10 +525,8 @@ async def test_names_of_copies_say_nothing(run: Run, tmp_path: Path) -> None:
 
 
 async def test_what_was_changed_since_is_named_and_left_alone(run: Run) -> None:
-    run.write("a.txt", "a")
-    run.write("b.txt", "b")
-    await run.edit("a.txt", "A")
-    await run.edit("b.txt", "B")
+    await run.change("a.txt", "a", "A")
+    await run.change("b.txt", "b", "B")
     await run.end()
     run.write("a.txt", "mine")
 
@@ -564,8 +548,7 @@ async def test_a_file_with_a_secret_in_its_name_is_left_alone_with_the_reason(ru
     run.write("from-sekret.txt", "moved")
     await run.edit("sekret.txt", "A")
     await run.edit("new-sekret.txt", "A")
-    await run.before(MOVE, source="from-sekret.txt", destination="to.txt")
-    (run.project / "from-sekret.txt").rename(run.project / "to.txt")
+    await run.move("from-sekret.txt", "to.txt")
     tree = run.tree()
     run.events = [Redactor(["sekret"]).redact_fields(await run.end())]
     reasons = {f"{name}.txt (its name holds a secret)" for name in ("[secret]", "new-[secret]", "from-[secret]")}
@@ -577,8 +560,7 @@ async def test_a_file_with_a_secret_in_its_name_is_left_alone_with_the_reason(ru
 
 
 async def test_undo_that_could_do_nothing_is_not_what_the_next_one_takes_back(run: Run) -> None:
-    run.write("a.txt", "a")
-    await run.edit("a.txt", "A")
+    await run.change("a.txt", "a", "A")
     await run.end()
     run.write("a.txt", "mine")
     run.undo()
@@ -600,6 +582,7 @@ async def test_what_an_undo_left_alone_comes_before_it_is_taken_back(run: Run) -
     run.write("b.txt", "mine")
     run.write("new/mine.txt", "mine")
     assert {*run.undo().not_kept} == {"b.txt (changed since)", "new (Directory not empty)"}
+    assert run.tree().keys() == {"a.txt", "b.txt", "new", "new/mine.txt"}, "a new folder that is in use stays"
     assert [each.path for each in standing_changes(run.events)] == ["a.txt", "b.txt", "new", "new/c.txt"]
     assert (run.plan().is_revert, run.plan().left) == (True, ()), "nothing else can be done"
     run.undo()
@@ -615,8 +598,7 @@ async def test_what_an_undo_left_alone_comes_before_it_is_taken_back(run: Run) -
 
 
 async def test_what_changes_between_the_question_and_the_answer_is_left_alone(run: Run) -> None:
-    run.write("a.txt", "a")
-    await run.edit("a.txt", "A")
+    await run.change("a.txt", "a", "A")
     await run.end()
     plan = run.plan()
     run.write("a.txt", "mine")
@@ -627,62 +609,35 @@ async def test_what_changes_between_the_question_and_the_answer_is_left_alone(ru
     assert run.tree() == {"a.txt": b"mine"}
 
 
-async def test_new_folder_that_is_in_use_stays(run: Run) -> None:
-    await run.edit("new/a.txt", "a")
+@pytest.mark.parametrize(
+    ("between", "undone"),
+    [(None, [b"1", b"3", b"1"]), ("mine", [b"mine", b"3", b"mine"])],
+    ids=["all parts together", "but not what others wrote between them"],
+)
+async def test_undo_takes_all_parts_of_a_run_together_and_each_undo_can_be_undone(
+    tmp_path: Path, between: str | None, undone: list[bytes]
+) -> None:
+    run, continued = Run(tmp_path), Run(tmp_path)
+    path = await run.change("a.txt", "1", "2")
     await run.end()
-    run.write("new/mine.txt", "mine")
-
-    done = run.undo()
-
-    assert run.tree() == {"new": "folder", "new/mine.txt": b"mine"}
-    [reason] = done.not_kept
-    assert reason.startswith("new (")
-
-
-async def test_undo_takes_all_parts_of_a_run_together_and_each_undo_can_be_undone(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    run.write("a.txt", "1")
-    await run.edit("a.txt", "2")
-    await run.end()
-    continued = Run(tmp_path)
+    if between:
+        path.write_text(between, encoding="utf-8")
     continued.events = run.events
     await continued.edit("a.txt", "3")
     await continued.end()
 
-    contents: list[bytes | str] = []
-    for _ in range(3):
+    for content in undone:
         continued.undo()
-        contents += continued.tree().values()
-
-    assert contents == [b"1", b"3", b"1"]
-
-
-async def test_what_others_wrote_between_two_parts_of_a_run_is_not_undone(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    run.write("a.txt", "1")
-    await run.edit("a.txt", "2")
-    await run.end()
-    run.write("a.txt", "mine")
-    continued = Run(tmp_path)
-    continued.events = run.events
-    await continued.edit("a.txt", "3")
-    await continued.end()
-
-    continued.undo()
-
-    assert continued.tree() == {"a.txt": b"mine"}
+        assert continued.tree() == {"a.txt": content}
 
 
 async def test_damaged_copy_is_not_put_back(run: Run, tmp_path: Path) -> None:
-    run.write("a.txt", "a")
-    await run.edit("a.txt", "A")
+    await run.change("a.txt", "a", "A")
     await run.end()
     [copy] = (tmp_path / "copies").iterdir()
     copy.write_text("forged", encoding="utf-8")
 
-    done = run.undo()
-
-    assert done.not_kept == ("a.txt (no copy was kept)",)
+    assert run.undo().not_kept == ("a.txt (no copy was kept)",)
     assert run.tree() == {"a.txt": b"A"}
 
 
@@ -719,8 +674,7 @@ async def test_what_a_run_changed_before_a_crash_is_known_and_undone(tmp_path: P
 
 async def test_continued_run_tells_what_was_changed_before_the_crash_too(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.write("a.txt", "one\n")
-    await run.edit("a.txt", "two\n")
+    await run.change("a.txt", "one\n", "two\n")
 
     continued = Run(tmp_path, goes_on=True)
     await continued.edit("a.txt", "three\n")
@@ -787,8 +741,7 @@ async def test_effect_of_a_call_is_told(
 
 
 async def test_effect_of_a_call_is_that_since_the_call_before(run: Run) -> None:
-    run.write("a.txt", "one\n")
-    await run.edit("a.txt", "two\n")
+    await run.change("a.txt", "one\n", "two\n")
 
     assert await run.effect_of("a.txt", "three\n") == "+++ a.txt\n@@ -1 +1 @@\n-two\n+three"
     assert await run.effect_of("a.txt", "three\n") == ""

@@ -38,11 +38,12 @@ from lmstudio_bridge.runs.for_each import MAX_ALIKE, ItemRunner, run_items
 from lmstudio_bridge.runs.html import item_cells, render_run, tell_story
 from lmstudio_bridge.runs.item_rows import fitting_table, item_rows, rows_as_csv
 from lmstudio_bridge.runs.items_report import ItemsReport
-from lmstudio_bridge.runs.journal import open_journal, read_timed_events
+from lmstudio_bridge.runs.journal import read_timed_events
 from lmstudio_bridge.runs.progress import describe
 from lmstudio_bridge.runs.report import RunReport
 from lmstudio_bridge.runs.request import ContinueRequest, ItemRun, RunRequest
 from lmstudio_bridge.runs.resume import find_run, read_run
+from tests.support.fakes import keep_events
 
 RUN = "20260101-000000-aaaaa"
 DONE = Outcome("answered", "Fine.", rests_on=("7 ← a.txt:1",), called=("read (a.txt)",))
@@ -504,9 +505,7 @@ def page_of(folder: Path, events: Sequence[Event]) -> str:
         CallFinished(1, "c1", "fs", "read", "<b>7</b>" + "x" * 5_000, is_error=False, sent=True, seconds=2),
     ]
     for run_id, told in (("r1", events), ("r1-1", [RunStarted("r1-1", "t", (), 8, ""), *calls]), ("r1-2", calls[:1])):
-        with open_journal(folder, run_id) as journal:
-            for event in told:
-                journal.keep(event)
+        keep_events(folder, run_id, *told)
     run = read_run(folder, "r1")
     return render_run(run, tell_story(read_timed_events(folder / "r1.jsonl")), item_cells(folder, run))
 
@@ -546,8 +545,7 @@ def test_the_page_of_a_run_has_its_items_with_their_answers_and_calls(tmp_path: 
 )
 def test_a_run_and_those_of_its_items_have_short_names(name: str, run_id: str | None, tmp_path: Path) -> None:
     for each in (RUN, f"{RUN}-1", f"{RUN}-2"):
-        with open_journal(tmp_path, each) as journal:
-            journal.keep(RunStarted(each, "t", (), 8, ""))
+        keep_events(tmp_path, each, RunStarted(each, "t", (), 8, ""))
 
     if run_id:
         assert find_run(tmp_path, name).run_id == run_id
@@ -585,11 +583,7 @@ def test_an_audit_journal_holds_no_text_of_items(tmp_path: Path) -> None:
         ItemFinished(1, secret),
         ItemFinished(1, Outcome("failed", error="PRIVATE", failed=("PRIVATE",))),
     ]
-    with open_journal(tmp_path, "r1", keep="audit") as journal:
-        for event in events:
-            journal.keep(event)
-
-    text = (tmp_path / "r1.jsonl").read_text(encoding="utf-8")
+    text = keep_events(tmp_path, "r1", *events, keep="audit").read_text(encoding="utf-8")
     assert text.count("ItemFinished") == 2
     assert "PRIVATE" not in text
 

@@ -63,28 +63,16 @@ def test_what_was_only_committed_was_not_changed(project: Path) -> None:
     assert compare_status(before, read_status(project, ENVIRON) or {}) == {}
 
 
+@pytest.mark.parametrize("where", ["--local", "--global"])
 @pytest.mark.parametrize("setting", ["core.fsmonitor", "filter.x.clean", "filter.x.process"])
-def test_nothing_of_the_repository_is_run(project: Path, setting: str, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    git(project, "config", setting, f"touch {mark}; cat")
+def test_no_command_of_a_configuration_is_run(project: Path, setting: str, where: str, tmp_path: Path) -> None:
+    mark, environ = tmp_path / "mark", {**ENVIRON, "HOME": str(tmp_path)}
+    subprocess.run(["git", "config", where, setting, f"touch {mark}; cat"], cwd=project, env=environ, check=True)
     (project / ".gitattributes").write_text("* filter=x\n", encoding="utf-8")
     for path in project.glob("*.txt"):
         os.utime(path, (1, 1))
 
-    status = read_status(project, ENVIRON)
-
-    assert not mark.exists()
-    assert status is not None, "the configuration was read"
-
-
-def test_no_filter_of_the_users_configuration_is_run(project: Path, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    configuration = f'[filter "x"]\n\tclean = "touch {mark}; cat"\n'
-    (tmp_path / ".gitconfig").write_text(configuration, encoding="utf-8")
-    (project / ".gitattributes").write_text("* filter=x\n", encoding="utf-8")
-    os.utime(project / "a.txt", (1, 1))
-
-    status = read_status(project, {**ENVIRON, "HOME": str(tmp_path)})
+    status = read_status(project, environ)
 
     assert not mark.exists()
     assert status is not None, "the configuration was read"
@@ -143,10 +131,15 @@ def test_where_there_is_no_repository_and_no_git_of_the_users_nothing_is_known(p
     assert read_status(tmp_path / "link", {"PATH": str(project)}) is None
 
 
-async def test_the_result_tells_files_that_no_call_named(project: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def recorder(project: Path, tmp_path: Path) -> ChangeRecorder:
     policy = Policy("write", workspace=make_workspace([project]), local={"fs": project})
-    copies = Copies(tmp_path / "copies")
-    recorder = ChangeRecorder(policy, copies=copies, redact=str, environ=ENVIRON)
+    return ChangeRecorder(policy, copies=Copies(tmp_path / "copies"), redact=str, environ=ENVIRON)
+
+
+async def test_the_result_tells_files_that_no_call_named(
+    project: Path, recorder: ChangeRecorder, tmp_path: Path
+) -> None:
     await recorder.before_call(ServerTool("fs", "write_file"), {"path": "a.txt"})
     (project / "a.txt").write_text("two\n", encoding="utf-8")
     (project / "sub" / "b.txt").write_text("two\n", encoding="utf-8")
@@ -156,19 +149,16 @@ async def test_the_result_tells_files_that_no_call_named(project: Path, tmp_path
     assert [(each.path, each.kind) for each in event.changes] == [("a.txt", "changed"), ("sub/b.txt", "beside")]
     outcome = Outcome("answered", "Done.", changes=event.changes)
     assert "\nAlso changed in the meantime, as git says: sub/b.txt (changed)" in RunReport("id", outcome, ()).text()
-    assert list(plan_undo([event], copies=copies, redact=str).steps) == [project / "a.txt"]
+    assert list(plan_undo([event], copies=Copies(tmp_path / "copies"), redact=str).steps) == [project / "a.txt"]
 
 
 async def test_where_git_lists_nothing_any_more_it_is_not_said_that_nothing_was_changed(
-    project: Path, tmp_path: Path
+    project: Path, recorder: ChangeRecorder
 ) -> None:
-    policy = Policy("write", workspace=make_workspace([project]), local={"fs": project})
-    recorder = ChangeRecorder(policy, copies=Copies(tmp_path / "copies"), redact=str, environ=ENVIRON)
     await recorder.before_call(ServerTool("fs", "write_file"), {"path": "a.txt"})
     (project / "sub" / "b.txt").write_text("two\n", encoding="utf-8")
     (project / ".git" / "index").write_text("damaged", encoding="utf-8")
     event = await recorder.finish()
 
     assert event is not None
-    assert not event.is_complete
-    assert event.not_kept == ("files that no call named (git could not list them)",)
+    assert (event.is_complete, event.not_kept) == (False, ("files that no call named (git could not list them)",))

@@ -37,8 +37,9 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import Usage, UserMessage
 from lmstudio_bridge.runs.html import Story, render_run, tell_story
-from lmstudio_bridge.runs.journal import TimedEvent, open_journal
+from lmstudio_bridge.runs.journal import TimedEvent
 from lmstudio_bridge.runs.resume import read_run
+from tests.support.fakes import keep_events
 from tests.unit.runs.test_for_each import page_events
 from tests.unit.runs.test_for_each import page_of as items_page
 
@@ -107,9 +108,7 @@ def timed(events: Sequence[tuple[float, Event]]) -> list[TimedEvent]:
 
 
 async def page_of(folder: Path, events: Sequence[tuple[float, Event]]) -> str:
-    with open_journal(folder, "r1") as journal:
-        for _, event in events:
-            journal.keep(event)
+    keep_events(folder, "r1", *(event for _, event in events))
     return render_run(read_run(folder, "r1"), tell_story(timed(events)))
 
 

@@ -81,7 +81,18 @@ from lmstudio_bridge.runs.journal import (
 )
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.redact import Redactor
-from tests.support.fakes import NEVER, FakeTools, ManualClock, Recorder, Reply, ScriptedModel, Streamed, call, say
+from tests.support.fakes import (
+    NEVER,
+    FakeTools,
+    ManualClock,
+    Recorder,
+    Reply,
+    ScriptedModel,
+    Streamed,
+    call,
+    keep_events,
+    say,
+)
 
 LOST = "The bridge ended before the run did."
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -123,10 +134,7 @@ ALL_KINDS: list[Event] = [
 
 
 def write(folder: Path, events: list[Event]) -> Path:
-    with open_journal(folder, "r1", now=lambda: NOON) as journal:
-        for event in events:
-            journal.keep(event)
-        return journal.path
+    return keep_events(folder, "r1", *events, now=lambda: NOON)
 
 
 # -- what is kept -------------------------------------------------------------------------------
@@ -335,8 +343,7 @@ def test_line_that_a_crash_cut_is_not_missed_by_the_run_that_went_on(tmp_path: P
     with path.open("ab") as file:
         file.write(b'{"type": "Warn')
     continued = RunContinued("r1", "", ("fs",), 5, "2026-01-02T12:00:00+00:00")
-    with open_journal(tmp_path, "r1") as journal:
-        journal.keep(continued)
+    keep_events(tmp_path, "r1", continued)
 
     assert read_events(path) == [Warned("before"), continued]
 

@@ -45,7 +45,7 @@ from lmstudio_bridge.runs.journal import (
 from lmstudio_bridge.runs.resume import read_run, rebuild_conversation
 from lmstudio_bridge.security.redact import Redactor
 from lmstudio_bridge.security.secrets import secrets_of_environment
-from tests.support.fakes import Recorder
+from tests.support.fakes import Recorder, keep_events
 
 DAY = 86_400.0
 START = RunStarted("r1", "find the word WORDS", ("fs",), 5, "2026-01-02T12:00:00+00:00")
@@ -69,10 +69,7 @@ RUN: list[Event] = [
 
 
 def write(folder: Path, events: list[Event], *, keep: Keep = "full", max_bytes: int = 100_000) -> Path:
-    with open_journal(folder, "r1", keep=keep, max_bytes=max_bytes) as journal:
-        for event in events:
-            journal.keep(event)
-        return journal.path
+    return keep_events(folder, "r1", *events, keep=keep, max_bytes=max_bytes)
 
 
 # -- audit and off ------------------------------------------------------------------------------
@@ -369,8 +366,7 @@ async def test_journal_that_another_bridge_deletes_between_opening_and_locking_i
                 self.unlink()
             return os.stat(self, follow_symlinks=follow_symlinks)
 
-    with open_journal(Deleted(tmp_path), "r1") as journal:
-        journal.keep(END)
+    keep_events(Deleted(tmp_path), "r1", END)
 
     assert deleted
     assert read_events(tmp_path / "r1.jsonl") == [END]

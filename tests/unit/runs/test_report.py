@@ -18,10 +18,6 @@ def text_of(outcome: Outcome) -> str:
     return RunReport(RUN, outcome, ("fs",)).text()
 
 
-def test_what_rests_on_calls_before_a_run_was_continued_is_not_said_to_rest_on_none() -> None:
-    assert " · no further tool calls · " in text_of(Outcome("answered", "42.", model="m", continued=True))
-
-
 @pytest.mark.parametrize("stop", ["answered", "deadline", "failed"])
 def test_there_is_one_blank_line_between_the_parts_of_a_report(stop: Stop) -> None:
     text = text_of(Outcome(stop, "\n\n\nI look.\n\n\n", "It failed.", model="m", failed=("read a",)))
@@ -37,10 +33,6 @@ def test_a_short_answer_is_told_from_the_same_words_before_it() -> None:
 
     assert (before, answer) == ("read 1 of 2 files in notes\n\n", "2")
     assert f"{before}{answer}{after}" == report.text()
-
-
-def test_an_error_of_the_bridge_is_not_called_output_of_the_model() -> None:
-    assert text_of(Outcome("failed", "", "No model is loaded.", model="m")) == f"No model is loaded.\n\n[run {RUN}]"
 
 
 def test_what_to_know_comes_first_then_the_answer_then_one_line() -> None:
@@ -74,31 +66,38 @@ def test_what_to_know_comes_first_then_the_answer_then_one_line() -> None:
     )
 
 
-def test_an_answer_of_which_nothing_is_to_be_said_stands_alone() -> None:
-    assert text_of(Outcome("answered", "42.", model="m")) == (
-        f"42.\n\n[Local model output, unverified · m · no tool calls · run {RUN}]"
+@pytest.mark.parametrize(
+    ("outcome", "above", "footer"),
+    [
+        ({}, "", "no tool calls"),
+        ({"continued": True}, "", "no further tool calls"),  # it may rest on those before
+        ({"coverage": "did not open a.md"}, "", "no tool calls, did not open a.md"),  # not also above the answer
+        ({"calls": 1, "failed": ("read a.txt: no",)}, "Failed: read a.txt: no\n\n", "no tool call worked"),
+        (
+            {"nothing_changed": True, "access": "read"},
+            "Nothing was changed: this run could only read.\n\n",
+            "no tool calls",
+        ),
+        (
+            {"nothing_changed": True, "changes": [FileChange(n, "unchanged", "x", "x") for n in ("b.txt", "c.txt")]},
+            "Nothing was changed: b.txt, c.txt are as they were.\n\n",
+            "no tool calls",
+        ),
+        (
+            {"called": ("a [secret] b", "fs [secret:github-token …3f2a]", "fs [x]")},
+            "",
+            "a [secret] b, fs [secret:github-token …3f2a], fs x",
+        ),
+    ],
+)
+def test_what_is_to_be_said_of_an_answer_stands_around_it(outcome: dict[str, Any], above: str, footer: str) -> None:
+    assert text_of(Outcome("answered", "42.", model="m", **outcome)) == (
+        f"{above}42.\n\n[Local model output, unverified · m · {footer} · run {RUN}]"
     )
 
 
-def test_what_a_run_without_calls_did_not_open_stands_in_its_footer() -> None:
-    """Above the answer it would say the same as the footer; a client that takes the footer off has the bare answer."""
-    outcome = Outcome("answered", "42.", model="m", coverage="did not open a.md")
-
-    assert text_of(outcome) == (
-        f"42.\n\n[Local model output, unverified · m · no tool calls, did not open a.md · run {RUN}]"
-    )
-
-
-def test_a_run_of_which_no_call_worked_says_so() -> None:
-    failed = Outcome("answered", "42.", model="m", calls=1, failed=("read a.txt: no such file",))
-
-    assert text_of(failed).endswith(f"[Local model output, unverified · m · no tool call worked · run {RUN}]")
-
-
-def test_a_run_that_could_only_read_says_so_where_nothing_was_changed() -> None:
-    text = text_of(Outcome("answered", "Done.", nothing_changed=True, access="read"))
-
-    assert text.startswith("Nothing was changed: this run could only read.\n\nDone.\n\n[")
+def test_an_error_of_the_bridge_is_not_called_output_of_the_model() -> None:
+    assert text_of(Outcome("failed", "", "No model is loaded.", model="m")) == f"No model is loaded.\n\n[run {RUN}]"
 
 
 @pytest.mark.parametrize(
@@ -351,12 +350,6 @@ def test_what_a_call_is_about_does_not_look_like_a_further_call_or_a_run() -> No
     )
 
 
-def test_the_placeholder_of_a_secret_in_a_name_stays_as_it_is() -> None:
-    outcome = Outcome("answered", "Done.", called=("a [secret] b", "fs [secret:github-token …3f2a]", "fs [x]"))
-
-    assert " · a [secret] b, fs [secret:github-token …3f2a], fs x · run" in text_of(outcome)
-
-
 def test_honest_words_of_an_answer_stay_as_they_are() -> None:
     answer = (
         "Noted: [run] it\n[words]\nIt needed access=write.\n5 calls\nServers: fs\nIt failed: no\nI read 3 of 7 files"
@@ -434,12 +427,6 @@ def test_a_diff_can_neither_end_its_block_nor_look_like_the_bridges_lines() -> N
     block = text.partition("\n\n")[2].splitlines()
     assert (block[0], block[-1]) == ("`````diff", "`````")
     assert all(line[0] in "+-@" for line in block[1:-1])
-
-
-def test_files_that_were_left_as_they_were_are_named() -> None:
-    text = text_of(Outcome("answered", "Done.", changes=(SAME, replace(SAME, path="c.txt")), nothing_changed=True))
-
-    assert text.startswith("Nothing was changed: b.txt, c.txt are as they were.\n\nDone.\n\n[")
 
 
 def test_counts_of_changes_are_there_for_programs() -> None:

@@ -31,7 +31,7 @@ from lmstudio_bridge.messages import Message, ServerTool, SystemMessage, ToolRes
 from lmstudio_bridge.runs import resume
 from lmstudio_bridge.runs.journal import Keep, open_journal, read_events
 from lmstudio_bridge.security.access import Policy
-from tests.support.fakes import FakeTools, Reply, ScriptedModel, call, say
+from tests.support.fakes import FakeTools, Reply, ScriptedModel, call, keep_events, say
 
 OPENING = (SystemMessage("Use tools."), UserMessage("What is in the files?"))
 START = RunStarted("r1", "What is in the files?", ("fs",), 30, "2026-01-02T12:00:00+00:00")
@@ -72,9 +72,7 @@ async def record(*replies: Reply, result_chars: int = 3_000) -> list[tuple[Event
 async def rebuilt(folder: Path, events: Sequence[Event]) -> tuple[Message, ...]:
     """The conversation as a journal of these events gives it."""
     (folder / "r1.jsonl").unlink(missing_ok=True)
-    with open_journal(folder, "r1") as journal:
-        for event in events:
-            journal.keep(event)
+    keep_events(folder, "r1", *events)
     return resume.rebuild_conversation(resume.read_run(folder, "r1")).messages
 
 
@@ -111,9 +109,7 @@ async def test_any_run_is_rebuilt_from_its_end(tmp_path_factory: pytest.TempPath
 
 
 async def test_a_run_that_ended_between_its_first_two_messages_goes_on_with_its_task(tmp_path: Path) -> None:
-    with open_journal(tmp_path, "r1") as journal:
-        journal.keep(START)
-        journal.keep(MessageAdded(OPENING[0]))
+    keep_events(tmp_path, "r1", START, MessageAdded(OPENING[0]))
 
     stored = resume.read_run(tmp_path, "r1")
     conversation = resume.rebuild_conversation(stored)
@@ -130,9 +126,7 @@ def start_of(number: int, project: str = "/p") -> RunStarted:
 def keep(folder: Path, number: int, *events: Event, at: int = 0) -> None:
     """A journal of these events, one a minute."""
     clock = count(at)
-    with open_journal(folder, f"r{number}", now=lambda: datetime(2026, 1, 2, 12, next(clock), tzinfo=UTC)) as journal:
-        for event in events:
-            journal.keep(event)
+    keep_events(folder, f"r{number}", *events, now=lambda: datetime(2026, 1, 2, 12, next(clock), tzinfo=UTC))
 
 
 DONE = RunFinished("answered", "Teal.", "", 1.0)
@@ -183,8 +177,7 @@ def test_a_run_whose_journal_is_open_is_running(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep_level", ["full", "audit"])
 def test_the_newest_starts_are_those_of_one_project(tmp_path: Path, keep_level: Keep) -> None:
     for number, project in ((1, "/p"), (2, "/other"), (3, "/p"), (4, "/p")):
-        with open_journal(tmp_path, f"r{number}", keep=keep_level) as journal:
-            journal.keep(start_of(number, project))
+        keep_events(tmp_path, f"r{number}", start_of(number, project), keep=keep_level)
     (tmp_path / "r5.jsonl").write_text("{", encoding="utf-8")
 
     assert sorted(each.run_id for each in resume.newest_starts(tmp_path, project="/p", most=9)) == ["r1", "r3", "r4"]

@@ -18,9 +18,10 @@ from lmstudio_bridge.events import (
     Stop,
     Tally,
 )
-from lmstudio_bridge.runs.journal import open_journal, read_events
+from lmstudio_bridge.runs.journal import read_events
 from lmstudio_bridge.runs.report import RUN_COLUMNS, RunReport, Savings, run_row, savings_rows
 from lmstudio_bridge.runs.resume import StoredRun, read_run
+from tests.support.fakes import keep_events
 
 START = RunStarted("r1", "T" * 100, ("fs",), 5, "2026-11-30T12:00:00+00:00", is_first=False)
 END = RunFinished("answered", "A" * 200, "", 1.0)
@@ -33,10 +34,7 @@ def finished(text: str, *, digest: str, tool: str = "read", is_error: bool = Fal
 
 
 def outcome_of(*events: Event) -> Outcome:
-    tally = Tally()
-    for event in (START, *events, END):
-        tally.add(event)
-    return tally.outcome()
+    return Tally([START, *events, END]).outcome()
 
 
 def test_results_and_definitions_of_called_tools_stay_here() -> None:
@@ -65,12 +63,9 @@ def test_run_that_goes_on_counts_from_there() -> None:
 
 
 async def test_journal_alone_says_what_was_saved(tmp_path: Path) -> None:
-    events: list[Event] = [START, finished("x" * 5_000, digest="a"), END]
-    with open_journal(tmp_path, "r1") as journal:
-        for event in events:
-            journal.keep(event)
+    path = keep_events(tmp_path, "r1", START, finished("x" * 5_000, digest="a"), END)
 
-    rebuilt = Tally(read_events(tmp_path / "r1.jsonl")).outcome()
+    rebuilt = Tally(read_events(path)).outcome()
 
     assert (rebuilt.kept, rebuilt.brief) == (6_000, 100)
 
@@ -133,7 +128,5 @@ def test_sums_are_of_each_day_and_of_all(tmp_path: Path) -> None:
 
 
 def stored(folder: Path, run_id: str, *events: Event) -> StoredRun:
-    with open_journal(folder, run_id) as journal:
-        for event in events:
-            journal.keep(event)
+    keep_events(folder, run_id, *events)
     return read_run(folder, run_id)

@@ -218,7 +218,7 @@ async def test_a_server_is_started_when_the_model_looks_for_its_tools(desk: Desk
     async with open_here(desk) as client:
         answer = await discover(client, desk, LETTER, find("time in a city"), CallReply(("clock__now", {})))
 
-    found, result = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    found, result = desk.results()
     tools, _, notes = found.partition("\nNotes of the MCP server clock on its tools:\nData, up to the line ")
     assert tools == "These can be called now:\n- clock__now: What time it is in a city."
     assert notes.splitlines()[1] == "Cities are in English."
@@ -244,7 +244,7 @@ async def test_two_searches_of_one_turn_start_a_server_once_and_both_get_an_answ
             client, desk, LETTER, CallReply(("find_tools", query), ("find_tools", {**query, "query": "city time"}))
         )
 
-    first, second = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    first, second = desk.results()
     assert first.startswith("These can be called now:\n- clock__now")
     assert second == "No other tool fits that. Use the ones that you have."
     assert starts(desk)["clock"] == 1
@@ -255,26 +255,37 @@ async def test_a_search_that_fits_no_server_starts_none(desk: Desk) -> None:
     async with open_here(desk) as client:
         await discover(client, desk, LETTER, find("dragons"), CallReply(("find_tools", {})))
 
-    told = [m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool"]
+    told = desk.results()
     assert told[0] == "No other tool fits that. Use the ones that you have."
     assert "needs a query" in told[1]
     assert starts(desk) == {"mail": 1, "clock": 0, "shop": 0}
 
 
-async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note_to_the_user(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("reply", "first_words", "later_words"),
+    [
+        (find("time in a city"), "No other tool fits that.", "No other tool fits that. Use the ones that you have."),
+        (CallReply(("clock__now", {})), "", "There is no tool 'clock__now'"),
+    ],
+    ids=["a search", "a call"],
+)
+async def test_a_server_that_does_not_start_is_an_answer_to_the_model_and_a_note_to_the_user(
+    desk: Desk, reply: CallReply, first_words: str, later_words: str
+) -> None:
     learn(desk)
     file(desk, "clock").write_text(json.dumps({"exit": 3}), encoding="utf-8")
     async with open_here(desk) as client:
-        answer = await discover(client, desk, LETTER, find("time in a city"), find("time in a city"))
+        answer = await discover(client, desk, LETTER, reply, reply)
 
-    first, second = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
-    assert first.startswith("No other tool fits that.")
+    first, second = desk.results()
+    assert first.startswith(first_words)
     assert "MCP server 'clock'" in first
     assert "exited with code 3" in first
-    assert second == "No other tool fits that. Use the ones that you have.", "it is not tried again and again"
+    assert later_words in second, "it is not tried again and again"
     assert "Note: MCP server clock was left out" in answer.text
     assert chosen(answer) == (["mail (for send)"], ["shop"])
     assert starts(desk)["clock"] == 1
+    assert len([e for e in read_events(desk.journals()[-1]) if isinstance(e, ServerFailed)]) == 1
 
 
 async def test_a_server_without_tools_is_left_out_with_a_note(desk: Desk) -> None:
@@ -298,9 +309,7 @@ async def test_a_run_does_not_begin_where_no_server_has_tools(
     desk: Desk, rules: str, more: dict[str, object], reason: str
 ) -> None:
     desk.configure(clock=entry(file(desk, "clock"), *([TOOLS["clock"]] if rules or more else [])) | more)
-    folder = desk.home.parent / ".config" / "lmstudio-bridge"
-    folder.mkdir(parents=True)
-    (folder / "lmstudio-bridge.toml").write_text(rules, encoding="utf-8")
+    desk.write_rules(rules)
     async with open_here(desk) as client:
         with pytest.raises(DownstreamError) as caught:
             await discover(client, desk, LETTER)
@@ -315,7 +324,7 @@ async def test_a_call_of_a_tool_that_was_not_offered_starts_its_server(desk: Des
     async with open_here(desk) as client:
         await discover(client, desk, LETTER, CallReply(("clock__now", {})), CallReply(("shop__sell", {})))
 
-    now, sell = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    now, sell = desk.results()
     assert "now is done" in now
     assert "Cities are in English." in now
     assert "There is no tool 'shop__sell'" in sell
@@ -325,15 +334,13 @@ async def test_a_call_of_a_tool_that_was_not_offered_starts_its_server(desk: Des
 async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: Desk) -> None:
     """A writing tool is refused, a hidden one is not even found."""
     learn(desk)
-    rules = desk.home.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
-    rules.parent.mkdir(parents=True)
-    rules.write_text('hide = ["clock/*"]\nallow = ["mail/*"]\n', encoding="utf-8")
+    desk.write_rules('hide = ["clock/*"]\nallow = ["mail/*"]\n')
     async with open_here(desk) as client:
         answer = await discover(
             client, desk, LETTER, find("time in a city"), find("order goods"), CallReply(("shop__buy", {}))
         )
 
-    clock, shop, refused = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
+    clock, shop, refused = desk.results()
     assert clock == "No other tool fits that. Use the ones that you have."
     assert shop == "No other tool fits that. Use the ones that you have.", "it may not run"
     assert "shop__buy" not in offered(desk)
@@ -346,9 +353,7 @@ async def test_access_and_rules_hold_for_servers_that_are_started_later(desk: De
 async def test_an_unapproved_server_is_neither_chosen_nor_found(desk: Desk) -> None:
     servers = Path(desk.environ["HOME"]) / ".claude.json"
     servers.rename(desk.project / ".mcp.json")
-    rules = servers.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
-    rules.parent.mkdir(parents=True)
-    rules.write_text("sandbox = false", encoding="utf-8")  # their files are outside of the project
+    desk.write_rules("sandbox = false")  # their files are outside of the project
     learn(desk)
     async with desk.bridge("2025-11-25", LMSTUDIO_BRIDGE_TRUST="mail,shop") as client:
         task = "What time is it in the city, and send a letter."
@@ -397,18 +402,6 @@ async def test_a_run_that_goes_on_starts_what_it_used_and_what_it_needs_now(desk
     assert begin.servers == ("mail", "clock", "shop")
 
 
-async def test_a_server_that_fails_is_told_once(desk: Desk) -> None:
-    learn(desk)
-    file(desk, "clock").write_text(json.dumps({"exit": 3}), encoding="utf-8")
-    async with open_here(desk) as client:
-        await discover(client, desk, LETTER, CallReply(("clock__now", {})), CallReply(("clock__now", {})))
-
-    first, second = (m["content"] for m in desk.chat_requests()[-1].messages if m["role"] == "tool")
-    assert "exited with code 3" in first
-    assert "There is no tool 'clock__now'" in second
-    assert len([e for e in read_events(desk.journals()[-1]) if isinstance(e, ServerFailed)]) == 1
-
-
 async def test_a_run_does_not_begin_if_no_tool_may_run_and_names_the_rule_that_changes_it(desk: Desk) -> None:
     """A small model would spend its rounds on refused calls, and then guess (seen with 13 of 47 servers)."""
     desk.configure(**{name: entry(file(desk, name), TOOLS[name]) for name in ("mail", "shop")})
@@ -417,9 +410,7 @@ async def test_a_run_does_not_begin_if_no_tool_may_run_and_names_the_rule_that_c
             await discover(client, desk, LETTER)
         requests = desk.chat_requests()
         rule = caught.value.remedy.rpartition(": ")[2]
-        own = Path(desk.environ["HOME"]) / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
-        own.parent.mkdir(parents=True)
-        own.write_text(rule, encoding="utf-8")
+        desk.write_rules(rule)
         answer = await discover(client, desk, LETTER)
 
     assert requests == []
@@ -446,9 +437,7 @@ async def test_doctor_and_the_list_of_servers_warn_of_one_of_which_no_tool_may_r
 
 async def test_rules_that_fit_nothing_are_named_in_the_answer_and_by_doctor(desk: Desk) -> None:
     """Somebody meant to forbid something with them."""
-    own = desk.home.parent / ".config" / "lmstudio-bridge" / "lmstudio-bridge.toml"
-    own.parent.mkdir(parents=True)
-    own.write_text('deny = ["mail/sent", "shp/*", "*/nothing"]\n', encoding="utf-8")
+    own = desk.write_rules('deny = ["mail/sent", "shp/*", "*/nothing"]\n')
     environ = {**os.environ, **desk.environ}
     async with open_agent(read_settings(environ, cwd=desk.project), environ=environ) as agent:
         answer = await discover(AgentClient(agent), desk, LETTER, writes=True)
