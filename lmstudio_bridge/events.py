@@ -141,9 +141,8 @@ class Outcome:
 
     def figures(self) -> str:
         """Rounds, calls, tokens of the local model and seconds, in a few words."""
-        tokens = self.usage.prompt_tokens + self.usage.completion_tokens
         rounds, calls = counted(self.rounds, "round"), counted(self.calls, "call")
-        return f"{rounds} · {calls} · {tokens:,} tokens · {self.seconds:.1f} s"
+        return f"{rounds} · {calls} · {self.usage.total:,} tokens · {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)

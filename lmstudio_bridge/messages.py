@@ -121,6 +121,11 @@ class Usage:
     completion_tokens: int = 0
     reasoning_tokens: int = 0
 
+    @property
+    def total(self) -> int:
+        """Of prompts and replies."""
+        return self.prompt_tokens + self.completion_tokens
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.prompt_tokens + other.prompt_tokens,

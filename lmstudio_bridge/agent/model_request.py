@@ -186,7 +186,7 @@ class ModelRequester:
                 if schema is not None and reply.finish_reason != reply_checks.ENDLESS:
                     reply = self._read(reply)
                 if reply.usage and reply.usage.prompt_tokens:
-                    self.counted = reply.usage.prompt_tokens + reply.usage.completion_tokens, conversation.size()
+                    self.counted = reply.usage.total, conversation.size()
                 await self._tell_reply(number, reply)
                 history = conversation.messages
                 kind = reply_checks.classify_reply(

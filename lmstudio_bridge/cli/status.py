@@ -56,8 +56,8 @@ def _describe(run: StoredRun) -> str:
         total = len(run.items.listed.items)
         state = f"{total - len(run.items.to_do())} of {total} items"
     else:
-        read, written = run.outcome.usage.prompt_tokens, run.outcome.usage.completion_tokens
+        usage = run.outcome.usage
         seconds = sum(event.seconds for event in run.events if isinstance(event, RoundFinished))
-        speed = f", {written / seconds:.0f} tokens/s" if seconds and written else ""
-        state = f"round {run.outcome.rounds + 1}, {read + written:,} tokens{speed}"
+        speed = f", {usage.completion_tokens / seconds:.0f} tokens/s" if seconds and usage.completion_tokens else ""
+        state = f"round {run.outcome.rounds + 1}, {usage.total:,} tokens{speed}"
     return " - ".join(part for part in (task, state) if part)

@@ -375,16 +375,15 @@ class DynamicAutonomousAgent:
         """A run of its own for each item, or for those that are missing or failed in the stored run."""
         if isinstance(request, ContinueRequest):
             assert stored is not None
-            start: events.RunStarted | events.RunContinued = self._go_on_with_items(stored, request)
-            begin: list[events.Event] = [
-                replace(start, is_first=self._is_first),
-                *([events.Warned(_NO_INSTRUCTIONS)] if request.instructions else []),
-            ]
-            task, earlier, first = stored.task, stored.events, _start_of(stored)
+            first, task, earlier = _start_of(stored), stored.task, stored.events
+            rounds = request.max_rounds or first.max_rounds
+            start: events.RunStarted | events.RunContinued = events.RunContinued(
+                stored.run_id, "", first.servers, rounds, _timestamp(), request.access
+            )
+            begin: list[events.Event] = [events.Warned(_NO_INSTRUCTIONS)] if request.instructions else []
         else:
             first, listed = await self._list_items(request)
-            start = first
-            begin, task, earlier = [replace(start, is_first=self._is_first), listed], request.task, ()
+            start, begin, task, earlier = first, [listed], request.task, ()
         told: set[object] = set()
         is_kept = self.settings.journal == "full"
         started_at = time.monotonic()
@@ -437,7 +436,7 @@ class DynamicAutonomousAgent:
         with open_journal(self.runs_folder, start.run_id, keep=self.settings.journal) as journal:
             recorder = RunRecorder(journal, emit, earlier, redactor=self.redactor)
             async with _failure_recorded(recorder, started_at):
-                for event in begin:
+                for event in (replace(start, is_first=self._is_first), *begin):
                     await recorder.tell(event)
                 results = recorder.tally.items
                 assert results is not None
@@ -485,22 +484,10 @@ class DynamicAutonomousAgent:
     async def _list_items(self, request: RunRequest) -> tuple[events.RunStarted, events.ItemsListed]:
         given = request.for_each or ()
         items = await asyncio.to_thread(resolve_items, given, folder=Path(self.settings.project))
-        rounds = request.max_rounds or DEFAULT_ITEM_ROUNDS
-        run_id = new_run_id(datetime.now(UTC))
         agent = self._find_agent(request.agent)
         servers = self._find_servers(request.servers).within(agent)
         return (
-            events.RunStarted(
-                run_id,
-                request.task,
-                servers.names,
-                rounds,
-                _timestamp(),
-                request.access,
-                str(self.settings.project),
-                agent=agent.name if agent else "",
-                limit=agent.tools if agent else (),
-            ),
+            self._started(request, servers, agent, rounds=DEFAULT_ITEM_ROUNDS),
             events.ItemsListed(
                 items,
                 given if isinstance(given, str) else "",
@@ -513,11 +500,6 @@ class DynamicAutonomousAgent:
             ),
         )
 
-    def _go_on_with_items(self, stored: resume.StoredRun, request: ContinueRequest) -> events.RunContinued:
-        started = _start_of(stored)
-        rounds = request.max_rounds or started.max_rounds
-        return events.RunContinued(stored.run_id, "", started.servers, rounds, _timestamp(), request.access)
-
     def _plan_new_run(self, request: RunRequest, item: ItemRun | None) -> Plan:
         agent = self._find_agent(request.agent)
         if item and item.delimiter:  # it merges answers
@@ -526,26 +508,31 @@ class DynamicAutonomousAgent:
         else:
             servers = self._find_servers(request.servers).within(agent)
             first = self._first_messages(request.task, agent)
-        limit = (item.limit if item else ()) or (agent.tools if agent else ())
-        return Plan(
-            events.RunStarted(
-                item.run_id if item else new_run_id(datetime.now(UTC)),
-                request.task,
-                servers.names,
-                request.max_rounds or DEFAULT_MAX_ROUNDS,
-                _timestamp(),
-                request.access,
-                str(self.settings.project),
-                item.template if item else "",
-                agent=agent.name if agent else "",
-                limit=limit,
-            ),
-            servers,
-            request.model,
-            Conversation(()),
-            first,
-            Needs(request.task, chooses=request.servers is None),
-            limit=limit,
+        start = self._started(request, servers, agent, rounds=DEFAULT_MAX_ROUNDS, item=item)
+        needs = Needs(request.task, chooses=request.servers is None)
+        return Plan(start, servers, request.model, Conversation(()), first, needs, limit=start.limit)
+
+    def _started(
+        self,
+        request: RunRequest,
+        servers: NamedServers,
+        agent: AgentFile | None,
+        *,
+        rounds: int,
+        item: ItemRun | None = None,
+    ) -> events.RunStarted:
+        """The start of a new run, which has so many `rounds` where the request does not say."""
+        return events.RunStarted(
+            item.run_id if item else new_run_id(datetime.now(UTC)),
+            request.task,
+            servers.names,
+            request.max_rounds or rounds,
+            _timestamp(),
+            request.access,
+            str(self.settings.project),
+            item.template if item else "",
+            agent=agent.name if agent else "",
+            limit=(item.limit if item else ()) or (agent.tools if agent else ()),
         )
 
     def _find_agent(self, name: str | None) -> AgentFile | None:

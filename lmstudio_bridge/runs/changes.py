@@ -38,7 +38,7 @@ from lmstudio_bridge.events import (
 from lmstudio_bridge.files import make_folder, open_beside, read_bounded, write_file
 from lmstudio_bridge.intent import changes_files_by_name, makes_folder_by_name, takes_away_by_name
 from lmstudio_bridge.messages import JSONObject, ServerTool
-from lmstudio_bridge.runs.diffs import decode_text, make_diff
+from lmstudio_bridge.runs.diffs import cut_lines, decode_text, make_diff
 from lmstudio_bridge.runs.git_status import Entry, compare_status, read_status
 from lmstudio_bridge.runs.journal import NOTE_SUFFIX
 from lmstudio_bridge.security.access import Policy
@@ -342,7 +342,10 @@ class ChangeRecorder:
                 lines.append(FILE_DELETED.format(path=name))
             elif old is not None and new is not None and held[path][1] != now[path][1]:
                 lines += (show_changes(name, old, new) or CHANGED_UNSEEN.format(path=name)).split("\n")
-        return _cut(lines) or None
+        told = cut_lines(
+            lines, MAX_TOLD, lambda left: MORE_CHANGES.format(lines=counted(left, "line")), most=MAX_TOLD_LINES
+        )
+        return told or None
 
     def _find_elsewhere(self, tool: ServerTool, places: Collection[Path]) -> set[Path]:
         """The same paths below the other bases of the server."""
@@ -708,17 +711,6 @@ def _as_words(text: str) -> re.Pattern[str]:
 
 def _read_held(paths: set[Path]) -> Held:
     return {path: look_at(path, max_bytes=MAX_TOLD_FILE) for path in paths} if len(paths) <= MAX_TOLD_FILES else {}
-
-
-def _cut(lines: Sequence[str]) -> str:
-    """The lines, as many of them as a model is told."""
-    room = MAX_TOLD
-    for number, line in enumerate(lines):
-        room -= len(line) + 1
-        if number == MAX_TOLD_LINES or room < 0:
-            more = MORE_CHANGES.format(lines=counted(len(lines) - number, "line"))
-            return "\n".join([*lines[:number], more])
-    return "\n".join(lines)
 
 
 def _look_as(path: Path, earlier: State, *, max_bytes: int) -> tuple[State, bytes | None]:

@@ -42,7 +42,7 @@ def make_diff(path: str, old: bytes | None, new: bytes | None, *, redact: Callab
         return Diff(0, 0, f"{head}Only secrets differ, which are not shown.")
     shown = list(_hunks(before, after, ranges))
     added, removed = sum(d - c for _, _, c, d in ranges), sum(b - a for a, b, _, _ in ranges)
-    return Diff(added, removed, head + _cut(shown))
+    return Diff(added, removed, head + cut_lines(shown, MAX_DIFF, lambda left: f"… {left:,} more lines"))
 
 
 def decode_text(data: bytes) -> str | None:
@@ -90,10 +90,10 @@ def _marked(mark: str, line: str) -> Iterator[str]:
         yield _NO_NEWLINE
 
 
-def _cut(lines: Sequence[str]) -> str:
-    room = MAX_DIFF
+def cut_lines(lines: Sequence[str], room: int, more: Callable[[int], str], *, most: int | None = None) -> str:
+    """The lines, as many as `room` characters hold and at most `most`; `more` says how many are left out."""
     for number, line in enumerate(lines):
         room -= len(line) + 1
-        if room < 0:
-            return "\n".join([*lines[:number], f"… {len(lines) - number:,} more lines"])
+        if number == most or room < 0:
+            return "\n".join([*lines[:number], more(len(lines) - number)])
     return "\n".join(lines)

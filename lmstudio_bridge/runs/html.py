@@ -102,7 +102,7 @@ def render_run(run: StoredRun, story: Story, cells: Sequence[Cell] = ()) -> str:
     badge = (_COLORS.get(run.state, "warn"), words[:1].upper() + words[1:])
     if run.state == "answered" and not outcome.is_done:
         badge = ("wrong", "Nothing was changed" if outcome.nothing_changed else "A change failed")
-    most = max(story.context_length or 1, *(_sum(usage) for _, usage in story.usages), 1)
+    most = max(story.context_length or 1, *(usage.total for _, usage in story.usages), 1)
     return render_template(
         "run.html.j2",
         title=first_line(run.task, _TITLE),
@@ -145,14 +145,10 @@ def _figures(run: StoredRun) -> list[Figure]:
 def _context_words(story: Story) -> str:
     if not story.usages:
         return ""
-    number, tokens = max(((number, _sum(usage)) for number, usage in story.usages), key=itemgetter(1))
+    number, tokens = max(((number, usage.total) for number, usage in story.usages), key=itemgetter(1))
     limit = story.context_length
     share = f" of {limit:,} tokens ({tokens / limit:.0%})" if limit else " tokens; the context length is not known"
     return f"Fullest in round {number}: {tokens:,}{share}"
-
-
-def _sum(usage: Usage) -> int:
-    return usage.prompt_tokens + usage.completion_tokens
 
 
 @dataclass(slots=True)

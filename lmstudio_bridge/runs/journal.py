@@ -72,7 +72,6 @@ _KINDS: dict[str, type[Any]] = {
     )
 }
 _HINTS = {name: get_type_hints(kind) for name, kind in _KINDS.items()}
-_FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,8 +487,8 @@ def _fields_of(value: Any) -> dict[str, Any]:
     """An event, or a message or the like in one, as JSON."""
     if isinstance(value, Image):
         value = Image("", value.mime_type)  # megabytes that nobody reads again
-    kind = type(value)
-    return {"type": kind.__name__, **{name: getattr(value, name) for name in _FIELDS[kind]}}
+    kind = type(value).__name__
+    return {"type": kind, **{name: getattr(value, name) for name in _HINTS[kind]}}
 
 
 _JSON = json.JSONEncoder(ensure_ascii=False, default=_fields_of)  # json.dumps would make one for each call

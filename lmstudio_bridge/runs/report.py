@@ -544,9 +544,8 @@ def runs_text(folder: Path, *, project: str, keep: Keep = "full") -> str:
 def run_row(run: StoredRun) -> list[str]:
     """One row, under `RUN_COLUMNS`: the tokens of the local model, and what it saved, below zero if it cost more."""
     outcome = run.outcome
-    tokens = outcome.usage.prompt_tokens + outcome.usage.completion_tokens
-    saved = report_of(run).savings().net
-    return [run.run_id, events.STATES[run.state][0], outcome.model, f"{tokens:,}", f"{saved:,}", first_line(run.task)]
+    ended, tokens, saved = events.STATES[run.state][0], outcome.usage.total, report_of(run).savings().net
+    return [run.run_id, ended, outcome.model, f"{tokens:,}", f"{saved:,}", first_line(run.task)]
 
 
 def run_json(run: StoredRun) -> dict[str, Any]:
