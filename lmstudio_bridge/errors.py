@@ -40,7 +40,7 @@ Limits of a run (rounds, time, context) are outcomes, not exceptions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 SHOWN_NAMES = 20  # in one message; there may be thousands
 
@@ -61,6 +61,9 @@ class BridgeError(Exception):
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+
+    def __str__(self) -> str:
+        return self.message
 
     def explain(self) -> str:
         """The message and the remedy as one text for people."""
@@ -201,16 +204,8 @@ class ContextOverflowError(LLMResponseError):
 
     kind = "overflow"
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        needed: int | None = None,
-        available: int | None = None,
-        remedy: str = "",
-        **where: object,
-    ) -> None:
-        super().__init__(message, remedy=remedy, **where)  # type: ignore[arg-type]  # passed through to LLMError
+    def __init__(self, message: str, *, needed: int | None = None, available: int | None = None, **where: Any) -> None:
+        super().__init__(message, **where)
         self.needed = needed
         self.available = available
 

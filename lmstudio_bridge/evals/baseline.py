@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from lmstudio_bridge.agent.tools import ToolSet
 from lmstudio_bridge.errors import BridgeError, DownstreamError
@@ -54,7 +55,7 @@ async def run_plain_loop(
     error = ""
     messages = [SystemMessage(SYSTEM_PROMPT), *examples, UserMessage(text)]
     with pool.lease() as lease:
-        loop = _PlainLoop(client, lease, max_tokens=max_tokens)
+        loop = _PlainLoop(client, lease, max_tokens)
         try:
             async with asyncio.timeout(seconds):
                 stop = await loop.work(messages, servers, model, max_rounds)
@@ -65,29 +66,29 @@ async def run_plain_loop(
     return Outcome(stop, loop.answer, error, loop.model, loop.rounds, loop.calls, loop.usage, seconds=clock() - began)
 
 
+@dataclass(slots=True)
 class _PlainLoop:
     """One run of the plain loop, and its figures so far."""
 
-    def __init__(self, client: LLMClient, lease: Lease, *, max_tokens: int) -> None:
-        self._client = client
-        self._lease = lease
-        self._max_tokens = max_tokens
-        self.answer = ""
-        self.model = ""
-        self.rounds = 0
-        self.calls = 0
-        self.usage = Usage()
+    client: LLMClient
+    lease: Lease
+    max_tokens: int
+    answer: str = ""
+    model: str = ""
+    rounds: int = 0
+    calls: int = 0
+    usage: Usage = field(default_factory=Usage)
 
     async def work(
         self, messages: list[Message], servers: Iterable[ServerConfig], model: str | None, max_rounds: int
     ) -> Stop:
-        self.model = (await self._client.validator.resolve(model)).name
-        tools = [tool for config in servers for tool in await self._lease.open_server(config)]
+        self.model = (await self.client.validator.resolve(model)).name
+        tools = [tool for config in servers for tool in await self.lease.open_server(config)]
         offered = ToolSet(tools)
         by_name = {tool.name: tool.source for tool in offered.tools}
         for number in range(1, max_rounds + 1):
-            reply = await self._client.stream_chat_completion(
-                ChatRequest(messages, tools=offered.specs, max_tokens=self._max_tokens),
+            reply = await self.client.stream_chat_completion(
+                ChatRequest(messages, tools=offered.specs, max_tokens=self.max_tokens),
                 model=self.model,
                 recover_calls=False,
             )
@@ -112,7 +113,7 @@ class _PlainLoop:
             return "Error: the arguments are not an object"
         self.calls += 1
         try:
-            result = await self._lease.call_tool(tool.server, tool.name, arguments)
+            result = await self.lease.call_tool(tool.server, tool.name, arguments)
         except DownstreamError as exc:
             return f"Error: {exc.message}"
         return f"Error: {result.text}" if result.is_error else result.text

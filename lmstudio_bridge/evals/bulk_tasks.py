@@ -15,7 +15,10 @@ from lmstudio_bridge.evals.answers import says_number, says_together
 from lmstudio_bridge.evals.checks import all_of, files_only, says, says_json
 from lmstudio_bridge.evals.tasks import (
     NAMES,
+    NUMBER,
+    ONLY_JSON,
     REPOSITORY,
+    TEXT,
     TOWNS,
     WORDS,
     Call,
@@ -377,10 +380,6 @@ TOTALS: tuple[Maker, ...] = (
 # -- schema -----------------------------------------------------------------------------------------------------------
 # What several lines or files hold, as JSON of a given schema.
 
-_ONLY = "Answer only with JSON like this:"
-_TEXT = {"type": "string"}
-_NUMBER = {"type": "integer"}
-
 
 def config_as_json(rng: Random) -> Task:
     host, other = (f"{word}.example.com" for word in rng.sample(WORDS, 2))
@@ -390,9 +389,9 @@ def config_as_json(rng: Random) -> Task:
         f"[server]\nhost = {host}\nbackup = {other}\nport = {port}\nwait = {wait}\ndebug = {'on' if debug else 'off'}\n"
     )
     return _as_json(
-        f'Read app.ini. {_ONLY} {{"host": "...", "port": 0, "debug": true}}',
+        f'Read app.ini. {ONLY_JSON} {{"host": "...", "port": 0, "debug": true}}',
         {"host": host, "port": port, "debug": debug},
-        object_of(host=_TEXT, port=_NUMBER, debug={"type": "boolean"}),
+        object_of(host=TEXT, port=NUMBER, debug={"type": "boolean"}),
         read_file("app.ini"),
         files={"app.ini": text},
     )
@@ -402,9 +401,9 @@ def people_as_json(rng: Random) -> Task:
     files, rows = _people(rng, 3)
     people = [{"name": name, "town": town} for name, town, _ in rows]
     return _as_json(
-        f'Read {", ".join(files)}. {_ONLY} {{"people": [{{"name": "...", "town": "..."}}]}}',
+        f'Read {", ".join(files)}. {ONLY_JSON} {{"people": [{{"name": "...", "town": "..."}}]}}',
         {"people": people},
-        object_of(people=_list_of(object_of(name=_TEXT, town=_TEXT))),
+        object_of(people=_list_of(object_of(name=TEXT, town=TEXT))),
         read_files(files),
         files=files,
     )
@@ -422,9 +421,9 @@ def todos_as_json(rng: Random) -> Task:
         files[f"src/{name}"] += f"# TODO: {todo}\n"
     return _as_json(
         'List what stands after each "TODO:" in the folder src. '
-        f'{_ONLY} {{"todos": [{{"file": "name.py", "text": "..."}}]}}',
+        f'{ONLY_JSON} {{"todos": [{{"file": "name.py", "text": "..."}}]}}',
         {"todos": [{"file": name, "text": todo} for name, todo in found]},
-        object_of(todos=_list_of(object_of(file=_TEXT, text=_TEXT))),
+        object_of(todos=_list_of(object_of(file=TEXT, text=TEXT))),
         list_files("src"),
         read_files(files),
         files=files,
@@ -438,9 +437,9 @@ def order_as_json(rng: Random) -> Task:
     wanted = "".join(f"- {item}: {count}\n" for item, count in items.items())
     return _as_json(
         "Read mail.txt. Give me the order in it. "
-        f'{_ONLY} {{"customer": "...", "order": 0, "items": [{{"item": "...", "count": 0}}]}}',
+        f'{ONLY_JSON} {{"customer": "...", "order": 0, "items": [{{"item": "...", "count": 0}}]}}',
         {"customer": name, "order": number, "items": [{"item": item, "count": count} for item, count in items.items()]},
-        object_of(customer=_TEXT, order=_NUMBER, items=_list_of(object_of(item=_TEXT, count=_NUMBER))),
+        object_of(customer=TEXT, order=NUMBER, items=_list_of(object_of(item=TEXT, count=NUMBER))),
         read_file("mail.txt"),
         files={
             "mail.txt": f"Dear {seller},\n\nplease send me:\n{wanted}\nThe order number is {number} "
@@ -454,9 +453,9 @@ def counts_as_json(rng: Random) -> Task:
     words = iter(rng.sample(WORDS, sum(counts.values())))
     files = {f"data/{next(words)}.{ext}": "x\n" for ext, count in counts.items() for _ in range(count)}
     return _as_json(
-        f'How many files of each kind are in the folder data? {_ONLY} {{"csv": 0, "log": 0, "xml": 0}}',
+        f'How many files of each kind are in the folder data? {ONLY_JSON} {{"csv": 0, "log": 0, "xml": 0}}',
         counts,
-        object_of(csv=_NUMBER, log=_NUMBER, xml=_NUMBER),
+        object_of(csv=NUMBER, log=NUMBER, xml=NUMBER),
         list_files("data"),
         files=files,
     )
@@ -471,9 +470,9 @@ def commits_as_json(rng: Random) -> Task:
     last = [{"author": commit.author, "message": commit.message} for commit in commits[-3:]]
     return _as_json(
         f"Give me the last three commits of the git repository in the folder {REPOSITORY}. "
-        f'{_ONLY} {{"commits": [{{"author": "...", "message": "..."}}]}}',
+        f'{ONLY_JSON} {{"commits": [{{"author": "...", "message": "..."}}]}}',
         {"commits": last},
-        object_of(commits=_list_of(object_of(author=_TEXT, message=_TEXT))),
+        object_of(commits=_list_of(object_of(author=TEXT, message=TEXT))),
         git("git_log", max_count=3),
         commits=tuple(commits),
     )

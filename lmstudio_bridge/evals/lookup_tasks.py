@@ -1,4 +1,4 @@
-"""Tasks that look something up, as people delegate them: find text, compare, and notice that something is not there."""
+"""Tasks that look something up: find text, compare, notice that it is not there; in big files and big results, too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from lmstudio_bridge.evals.tasks import (
     Maker,
     Solution,
     Task,
+    codes,
     git,
+    line_of_words,
     list_files,
     numbers,
     person,
@@ -373,3 +375,146 @@ def _absent(
 
 
 NOT_THERE: tuple[Maker, ...] = (no_fax, no_setting, no_definition, phone_but_no_email, unknown_birthday, no_such_commit)
+
+
+# -- big files --------------------------------------------------------------------------------------------------------
+# Search in big files: most of them do not fit a small model's context at once.
+
+_LOG_LINES = 1_500  # about 80 kB
+
+
+def find_error(rng: Random) -> Task:
+    order, other = numbers(rng, 2, digits=6)
+    lines = [f"{number:05} INFO {line_of_words(rng)}" for number in range(_LOG_LINES)]
+    place = rng.randrange(_LOG_LINES // 3, 2 * _LOG_LINES // 3)
+    lines[place] = f"{place:05} ERROR payment of order {order} failed"
+    lines[place + 9] = f"{place + 9:05} INFO payment of order {other} done"
+    return Task(
+        "The file app.log is long. One line in it is an ERROR. The payment of which order failed? Tell me its number.",
+        says(order, never=[other]),
+        Solution((read_file("app.log"),), f"Order {order}."),
+        files={"app.log": "\n".join(lines) + "\n"},
+    )
+
+
+def last_line(rng: Random) -> Task:
+    code, before = codes(rng, 2)
+    lines = [line_of_words(rng) for _ in range(_LOG_LINES)]
+    lines += [f"closed with {before}", f"closed with {code}"]
+    return Task(
+        "The file day.log is long. With which word was it closed in its last line?",
+        says(code, never=[before]),
+        Solution((use("filesystem", "read_text_file", path="day.log", tail=2),), f"With {code}."),
+        files={"day.log": "\n".join(lines) + "\n"},
+    )
+
+
+def price_of_item(rng: Random) -> Task:
+    items = numbers(rng, 900, digits=5)
+    prices = numbers(rng, 900, digits=6)
+    place = rng.randrange(300, 600)
+    rows = [f"{item},{rng.choice(WORDS)},{price}" for item, price in zip(items, prices, strict=True)]
+    return Task(
+        f"The file prices.csv has one row for each item. What is the price of item {items[place]}?",
+        says(prices[place], never=(prices[place - 1], prices[place + 1])),
+        Solution((read_file("prices.csv"),), f"The price is {prices[place]}."),
+        files={"prices.csv": "\n".join(["item,name,price", *rows]) + "\n"},
+    )
+
+
+def deep_file(rng: Random) -> Task:
+    code, wrong = codes(rng, 2)
+    name, *folders = rng.sample(WORDS, 25)
+    files = {f"{a}/{b}/note.txt": f"{wrong}\n" for a, b in zip(folders[::2], folders[1::2], strict=True)}
+    place = f"{folders[4]}/{folders[5]}/{name}.txt"
+    files[place] = f"The code is {code}\n"
+    return Task(
+        f"Somewhere in the folders here there is a file named {name}.txt. Find it and tell me the code in it.",
+        says(code, never=[wrong]),
+        Solution(
+            (use("filesystem", "search_files", path=".", pattern=f"**/{name}.txt"), read_file(place)),
+            f"The code is {code}.",
+        ),
+        files=files,
+    )
+
+
+BIG_FILES: tuple[Maker, ...] = (deep_file, last_line, find_error, price_of_item)
+
+
+# -- big results ------------------------------------------------------------------------------------------------------
+# Big results: a call gives far more than is needed, and more than a small context holds.
+
+_COMMITS = 200
+_LINES = 400
+
+
+def old_commit(rng: Random) -> Task:
+    authors = rng.choices(NAMES, k=_COMMITS)
+    place = rng.randrange(60, 140)
+    names = [name for name in NAMES if name not in authors[place - 1 : place + 2]]
+    authors[place] = rng.choice(names)
+    words = numbers(rng, _COMMITS)
+    commits = [
+        Commit(f"Change number {word}: {line_of_words(rng, 12)}", {"list.txt": f"{word}\n"}, author)
+        for word, author in zip(words, authors, strict=True)
+    ]
+    others = {*authors} - {authors[place]}
+    return Task(
+        f"There is a git repository in the folder {REPOSITORY}, with {_COMMITS} commits. "
+        f"Who is the author of the commit with the message that begins with: Change number {words[place]}",
+        says(authors[place], never=others),
+        Solution((git("git_log", max_count=_COMMITS),), f"It is {authors[place]}."),
+        commits=tuple(commits),
+    )
+
+
+def whole_graph(rng: Random) -> Task:
+    people = [f"{rng.choice(NAMES)}-{number}" for number in numbers(rng, 250)]
+    town = rng.choice(TOWNS)
+    others = [name for name in TOWNS if name != town]
+    place = rng.randrange(80, 170)
+    memory = [
+        person(name, f"lives in {town if number == place else rng.choice(others)}", line_of_words(rng, 8))
+        for number, name in enumerate(people)
+    ]
+    near = (people[place - 1], people[place + 1])
+    return Task(
+        f"The memory knows {len(people)} people. Only one of them lives in {town}. Who is it?",
+        says(people[place], never=near),
+        Solution((use("memory", "read_graph"),), f"It is {people[place]}."),
+        memory=tuple(memory),
+    )
+
+
+def whole_tree(rng: Random) -> Task:
+    folders = rng.sample(WORDS, 12)
+    names = codes(rng, 30)
+    wanted, place = f"plan-{numbers(rng, 1)[0]}.txt", folders[7]
+    files = {f"{folder}/{name}-{number}.txt": "x\n" for number, folder in enumerate(folders) for name in names}
+    files[f"{place}/{wanted}"] = "x\n"
+    return Task(
+        f"There are {len(folders)} folders here, with many files. In which folder is the file {wanted}?",
+        says(place, never=[folder for folder in folders if folder != place]),
+        Solution((use("filesystem", "directory_tree", path="."),), f"It is in the folder {place}."),
+        files=files,
+    )
+
+
+def long_diff(rng: Random) -> Task:
+    code, old = codes(rng, 2)
+    before = [f"{number}: {line_of_words(rng, 4)}" for number in range(_LINES)]
+    after = [f"{line} and more" for line in before]
+    place = rng.randrange(150, 250)
+    before[place], after[place] = f"password: {old}", f"password: {code}"
+    return Task(
+        f"In the git repository in the folder {REPOSITORY}, the file book.txt has many changes that are not staged. "
+        "One of them changes the password. What is the new password?",
+        says(code),
+        Solution((git("git_diff_unstaged"),), f"It is {code}."),
+        commits=(Commit("Begin", {"book.txt": "\n".join(before) + "\n"}),),
+        unstaged={"book.txt": "\n".join(after) + "\n"},
+    )
+
+
+BIG_RESULTS: tuple[Maker, ...] = (whole_graph, old_commit, whole_tree, long_diff)

@@ -1,16 +1,19 @@
-"""Tasks that need a few small calls, or none: one call, several calls, two servers, nothing to do, structured."""
+"""Tasks that need a few small calls, or none, or that are impossible; edits to verify, and structured answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from random import Random
+from typing import Any
 
 from lmstudio_bridge.evals.checks import (
+    IMPOSSIBLE,
     all_of,
     branch_is,
     called,
     files_only,
     has_folder,
+    last_commit_is,
     relates,
     remembers,
     says,
@@ -20,8 +23,11 @@ from lmstudio_bridge.evals.checks import (
 )
 from lmstudio_bridge.evals.tasks import (
     NAMES,
+    NUMBER,
     OFFSETS,
+    ONLY_JSON,
     REPOSITORY,
+    TEXT,
     TOWNS,
     WORDS,
     Call,
@@ -31,6 +37,7 @@ from lmstudio_bridge.evals.tasks import (
     Task,
     clock,
     codes,
+    edit_file,
     git,
     line_of_words,
     list_files,
@@ -358,21 +365,126 @@ def _without_tools(text: str, server: str, *facts: object, never: Iterable[objec
 NOTHING_TO_DO: tuple[Maker, ...] = (repeat_word, badge_in_task, small_sum, say_hello, town_in_task)
 
 
+# -- impossible -------------------------------------------------------------------------------------------------------
+# Impossible: it can't be done, and the answer must say so, after a look where only a look can tell.
+
+_OTHERWISE = f"If that cannot be done, answer with the one word {IMPOSSIBLE}."
+
+
+def missing_file(rng: Random) -> Task:
+    there, missing = (f"{code}.txt" for code in codes(rng, 2))
+    return _impossible(
+        f"Read the file {missing} and tell me the code in it.",
+        read_file(missing),
+        files={there: "The code is not here.\n"},
+    )
+
+
+def unknown_person(rng: Random) -> Task:
+    first, second, third = rng.sample(NAMES, 3)
+    a, b = numbers(rng, 2)
+    return _impossible(
+        f"Look into the memory and tell me the badge number of {third}.",
+        use("memory", "search_nodes", query=third),
+        memory=(person(first, f"has the badge number {a}"), person(second, f"has the badge number {b}")),
+    )
+
+
+def no_such_tool(rng: Random) -> Task:
+    return _impossible(
+        f'Send {rng.choice(NAMES)} an e-mail with this line: "{line_of_words(rng, 3)}".', servers=("time",)
+    )
+
+
+def no_such_zone(rng: Random) -> Task:
+    return _impossible(
+        f"Use the tool to get the time now in the time zone Moon/{rng.choice(NAMES)}.",
+        use("time", "get_current_time", timezone="Moon/Crater"),
+    )
+
+
+def _impossible(text: str, *looks: Call, **world: Any) -> Task:
+    check = all_of(says(IMPOSSIBLE), called(at_least=1 if looks else 0))
+    return Task(f"{text} {_OTHERWISE}", check, Solution(looks, IMPOSSIBLE), **world)
+
+
+IMPOSSIBLE_TASKS: tuple[Maker, ...] = (missing_file, unknown_person, no_such_tool, no_such_zone)
+
+
+# -- edit and verify --------------------------------------------------------------------------------------------------
+# Edit and verify: change what was asked for, nothing else, and look whether it is done.
+
+
+def change_port(rng: Random) -> Task:
+    old, new = numbers(rng, 2)
+    before = f"[server]\nhost = localhost\nport = {old}\ntimeout = 30\n"
+    after = before.replace(str(old), str(new))
+    return Task(
+        f"In the file config.ini, change the port from {old} to {new}. Then read the file and check that it is right.",
+        files_only,
+        Solution(
+            (edit_file("config.ini", (f"port = {old}", f"port = {new}")), read_file("config.ini")),
+            f"The port is {new} now.",
+        ),
+        files={"config.ini": before},
+        files_after={"config.ini": after},
+    )
+
+
+def add_line(rng: Random) -> Task:
+    lines = [f"- {line_of_words(rng, 3)}" for _ in range(4)]
+    new = f"- {line_of_words(rng, 3)}"
+    before = "\n".join(lines) + "\n"
+    return Task(
+        f"Add this line at the end of the file todo.md: {new}",
+        files_only,
+        Solution((edit_file("todo.md", (lines[-1], f"{lines[-1]}\n{new}")),), "The line is added."),
+        files={"todo.md": before},
+        files_after={"todo.md": f"{before}{new}\n"},
+    )
+
+
+def turn_off(rng: Random) -> Task:
+    size = numbers(rng, 1)[0]
+    change = '"debug": true', '"debug": false'
+    before = f'{{\n  "debug": true,\n  "verbose": true,\n  "size": {size}\n}}\n'
+    return Task(
+        "In the file settings.json, set debug to false. Leave all else as it is. Tell me which size stands there.",
+        says(size),
+        Solution((read_file("settings.json"), edit_file("settings.json", change)), f"The size is {size}."),
+        files={"settings.json": before},
+        files_after={"settings.json": before.replace(*change)},
+    )
+
+
+def commit_change(rng: Random) -> Task:
+    word = rng.choice(WORDS)
+    message = f"Add {word} to the list"
+    return Task(
+        f"In the git repository in the folder {REPOSITORY}, the file list.txt has changed. "
+        f"Stage it and commit it with this message: {message}",
+        last_commit_is(message, changed=["list.txt"]),
+        Solution((git("git_add", files=["list.txt"]), git("git_commit", message=message)), "It is committed."),
+        commits=(Commit("Begin", {"list.txt": "bread\n", "other.txt": "x\n"}),),
+        unstaged={"list.txt": f"bread\n{word}\n"},
+        changes=True,
+    )
+
+
+EDIT_AND_VERIFY: tuple[Maker, ...] = (change_port, add_line, turn_off, commit_change)
+
+
 # -- structured -------------------------------------------------------------------------------------------------------
 # Structured answers: the answer is JSON of a given form, and nothing else.
-
-_ONLY = "Answer only with JSON like this:"
-_TEXT = {"type": "string"}
-_NUMBER = {"type": "integer"}
 
 
 def sum_as_json(rng: Random) -> Task:
     a, b = numbers(rng, 2, digits=5)
     return Task(
-        f'Add {a} and {b} with the tool. {_ONLY} {{"sum": 0}}',
+        f'Add {a} and {b} with the tool. {ONLY_JSON} {{"sum": 0}}',
         says_json({"sum": a + b}),
         Solution((use("everything", "get-sum", a=a, b=b),), f'```json\n{{"sum": {a + b}}}\n```'),
-        schema=object_of(sum=_NUMBER),
+        schema=object_of(sum=NUMBER),
     )
 
 
@@ -381,10 +493,10 @@ def time_as_json(rng: Random) -> Task:
     there = clock(later)
     return Task(
         f"It is {clock(minutes)} in {source}. What time is it in {target}? "
-        f'{_ONLY} {{"zone": "{target}", "time": "HH:MM"}}',
+        f'{ONLY_JSON} {{"zone": "{target}", "time": "HH:MM"}}',
         says_json({"zone": target, "time": there}),
         Solution((convert,), f'{{"zone": "{target}", "time": "{there}"}}'),
-        schema=object_of(zone=_TEXT, time=_TEXT),
+        schema=object_of(zone=TEXT, time=TEXT),
     )
 
 
@@ -392,22 +504,22 @@ def files_as_json(rng: Random) -> Task:
     names = sorted(f"{word}.txt" for word in rng.sample(WORDS, 4))
     listed = ", ".join(f'"{name}"' for name in names)
     return Task(
-        f'List the files in the folder box, in the order of the alphabet. {_ONLY} {{"files": ["...", "..."]}}',
+        f'List the files in the folder box, in the order of the alphabet. {ONLY_JSON} {{"files": ["...", "..."]}}',
         says_json({"files": names}),
         Solution((list_files("box"),), f'{{"files": [{listed}]}}'),
         files={f"box/{name}": f"{code}\n" for name, code in zip(names, codes(rng, 4), strict=True)},
-        schema=object_of(files={"type": "array", "items": _TEXT}),
+        schema=object_of(files={"type": "array", "items": TEXT}),
     )
 
 
 def town_as_json(rng: Random) -> Task:
     names, towns = rng.sample(NAMES, 3), rng.sample(TOWNS, 3)
     return Task(
-        f'Look into the memory: where does {names[1]} live? {_ONLY} {{"name": "{names[1]}", "town": "..."}}',
+        f'Look into the memory: where does {names[1]} live? {ONLY_JSON} {{"name": "{names[1]}", "town": "..."}}',
         says_json({"name": names[1], "town": towns[1]}),
         Solution((use("memory", "search_nodes", query=names[1]),), f'{{"name": "{names[1]}", "town": "{towns[1]}"}}'),
         memory=tuple(person(name, f"lives in {town}") for name, town in zip(names, towns, strict=True)),
-        schema=object_of(name=_TEXT, town=_TEXT),
+        schema=object_of(name=TEXT, town=TEXT),
     )
 
 

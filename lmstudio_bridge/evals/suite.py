@@ -6,18 +6,18 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from random import Random
 
-from lmstudio_bridge.evals import bulk_tasks, hard_tasks, lookup_tasks, simple_tasks
+from lmstudio_bridge.evals import bulk_tasks, lookup_tasks, simple_tasks
 from lmstudio_bridge.evals.tasks import Maker, Task
 
 FAMILIES: Mapping[str, tuple[Maker, ...]] = {
     "one-call": simple_tasks.ONE_CALL,
     "several-calls": simple_tasks.SEVERAL_CALLS,
-    "big-files": hard_tasks.BIG_FILES,
-    "edit-and-verify": hard_tasks.EDIT_AND_VERIFY,
+    "big-files": lookup_tasks.BIG_FILES,
+    "edit-and-verify": simple_tasks.EDIT_AND_VERIFY,
     "two-servers": simple_tasks.TWO_SERVERS,
     "nothing-to-do": simple_tasks.NOTHING_TO_DO,
-    "impossible": hard_tasks.IMPOSSIBLE_TASKS,
-    "big-results": hard_tasks.BIG_RESULTS,
+    "impossible": simple_tasks.IMPOSSIBLE_TASKS,
+    "big-results": lookup_tasks.BIG_RESULTS,
     "structured": simple_tasks.STRUCTURED,
     "find-text": lookup_tasks.FIND_TEXT,
     "all-files": bulk_tasks.ALL_FILES,

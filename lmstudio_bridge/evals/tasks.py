@@ -101,6 +101,11 @@ def person(name: str, *observations: str) -> Mapping[str, Any]:
     return {"type": "entity", "name": name, "entityType": "person", "observations": list(observations)}
 
 
+ONLY_JSON = "Answer only with JSON like this:"
+TEXT = {"type": "string"}
+NUMBER = {"type": "integer"}
+
+
 def object_of(**properties: JSONObject) -> JSONObject:
     """The JSON Schema of an object with these properties and no others."""
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

@@ -105,7 +105,8 @@ class LLMClient:
                 body = await self._transport.request("GET", route, timeout=_MODELS_TIMEOUT)
                 return ModelCatalog(_read(shape, body, url=url).to_infos(), route, url)
             except errors.LLMResponseError as exc:
-                if not _is_missing_route(exc):
+                is_missing = isinstance(exc, errors.WrongEndpointError) or exc.status in (403, 404, 405, 501)
+                if not is_missing:  # 403: a token that is not permitted to use it
                     raise
                 refusal = exc
         assert refusal is not None
@@ -161,7 +162,12 @@ class LLMClient:
         async def take(chunks: Iterable[ChatIn]) -> None:
             for chunk in chunks:
                 if accepts_model and chunk.model and not accepts_model(chunk.model):
-                    raise _substituted(model, chunk.model)
+                    raise errors.ModelSubstitutedError(
+                        f"Another model answered: {chunk.model} instead of {model}.",
+                        remedy=f"LM Studio does that when {model} is not available but one other model is loaded. "
+                        f"Load {model}.",
+                        model=model,
+                    )
                 for delta in accumulator.add(chunk):
                     if on_delta:
                         await on_delta(delta)
@@ -221,16 +227,3 @@ def _read(shape: type[M], body: bytes, *, url: str, model: str | None = None) ->
         return shape.model_validate(json.loads(body, parse_float=WrittenFloat))
     except ValueError as exc:
         raise unreadable_answer(url=url, model=model, detail=body[:200].decode("utf-8", "replace")) from exc
-
-
-def _is_missing_route(error: errors.LLMError) -> bool:
-    """Whether the error says only that this server does not have the route, or does not permit it."""
-    return isinstance(error, errors.WrongEndpointError) or error.status in (403, 404, 405, 501)
-
-
-def _substituted(asked: str, answered: str) -> errors.ModelSubstitutedError:
-    return errors.ModelSubstitutedError(
-        f"Another model answered: {answered} instead of {asked}.",
-        remedy=f"LM Studio does that when {asked} is not available but one other model is loaded. Load {asked}.",
-        model=asked,
-    )

@@ -10,10 +10,9 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmstudio_bridge import errors
 from lmstudio_bridge.json_text import load_or_none
@@ -22,16 +21,11 @@ MAX_DETAIL = 600  # characters of the server's message that an error keeps
 _MAX_MATCHED = 20_000  # characters of it that rules are matched against; some messages quote a whole template
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    pattern: re.Pattern[str]
+class _Rule(NamedTuple):
+    pattern: str
     error: type[errors.LLMResponseError]
     message: str
     remedy: str
-
-
-def _rule(pattern: str, error: type[errors.LLMResponseError], message: str, remedy: str) -> _Rule:
-    return _Rule(re.compile(pattern, re.IGNORECASE), error, message, remedy)
 
 
 _RELOAD_REMEDY = (
@@ -39,32 +33,32 @@ _RELOAD_REMEDY = (
     'or turn off "Only Keep Last JIT Loaded Model".'
 )
 
-_NOT_PERMITTED = _rule(
+_NOT_PERMITTED = _Rule(
     r"permission denied",
     errors.AuthError,
     "LM Studio does not permit this request.",
     "Allow it in LM Studio under Developer → Server Settings, and give the token in LM_API_TOKEN the permission.",
 )
-_TOKEN_REFUSED = _rule(
+_TOKEN_REFUSED = _Rule(
     r"api token|invalid_api_key|invalid api key|unauthorized|forbidden",
     errors.AuthError,
     "LM Studio refused the API token.",
     "Create a token in LM Studio under Developer → Server Settings → Manage Tokens, and set LM_API_TOKEN to it.",
 )
-_NO_SUCH_ROUTE = _rule(
+_NO_SUCH_ROUTE = _Rule(
     r"unexpected endpoint or method",
     errors.WrongEndpointError,
     "LM Studio does not know this route.",
     "Check LMSTUDIO_BASE_URL (usually http://127.0.0.1:1234/v1), and update LM Studio if it is old.",
 )
-_TOO_LARGE = _rule(
+_TOO_LARGE = _Rule(
     r"n_keep|context length|context size|n_ctx|exceed_context_size|context window|too large to process"
     r"|(?:payload|entity) too large|longer than the maximum model length|prompt is too long",
     errors.ContextOverflowError,
     "The conversation does not fit into the context that the model is loaded with.",
     "Reload the model in LM Studio with a larger context length (16k or more), or give a smaller task.",
 )
-_BUSY = _rule(
+_BUSY = _Rule(
     r"\"code\": ?50\d|\[50\d\b|engine protocol predict stream(?!.*\"code\": ?4\d\d)|loading model|slot unavailable"
     r"|overloaded",
     errors.ServerBusyError,
@@ -75,26 +69,26 @@ _BUSY = _rule(
 # The order matters: a failed load may quote any cause, and an engine's message may wrap an overflow or
 # a template error; llama.cpp's server that takes no tools names the template engine.
 _RULES: tuple[_Rule, ...] = (
-    _rule(
+    _Rule(
         r"operation cancell?ed|load(ing)? (was )?cancel",
         errors.ModelLostError,
         "Another load canceled loading the model.",
         _RELOAD_REMEDY,
     ),
-    _rule(
+    _Rule(
         r"insufficient system resources|guardrail|requires approximately",
         errors.ModelLoadError,
         "LM Studio did not load the model because there is not enough memory.",
         "Choose a smaller model or quantization, lower its context length, or unload other models.",
     ),
-    _rule(
+    _Rule(
         r"failed to load model|error loading model|failed to load",
         errors.ModelLoadError,
         "LM Studio could not load the model.",
         "Try loading it in LM Studio by hand to see why; update the runtime, or choose another quantization.",
     ),
     _TOO_LARGE,
-    _rule(
+    _Rule(
         r"does not support tools|enable-auto-tool-choice|tool-call-parser|tool use (?:is )?not supported"
         r"|tools? (?:is|are) not supported|does not support (?:function|tool) calling"
         r"|tools param requires|(?:tool|function) calling is not supported",
@@ -102,7 +96,7 @@ _RULES: tuple[_Rule, ...] = (
         "The server does not accept tools for this model.",
         "Use a model that is trained for tool use, or turn tool calls on in the server.",
     ),
-    _rule(
+    _Rule(
         r"jinja|unable to generate parser|no user query found|roles must alternate|system message must be"
         r"|both content and thinking|parser error: expected|unknown test:|system role (?:is )?not supported",
         errors.TemplateError,
@@ -110,14 +104,14 @@ _RULES: tuple[_Rule, ...] = (
         "Use another build of the model (lmstudio-community has fixed templates), or override its "
         "prompt template in LM Studio under My Models.",
     ),
-    _rule(
+    _Rule(
         r"failed to parse grammar|'type' must be a string|tool_format_generation_error|failed to initialize samplers"
         r"|schema conversion failed|unrecognized schema",
         errors.ToolSchemaError,
         "The engine could not use the schema of one of the tools.",
         "Leave out the MCP server whose tool has the unusual schema, or use a GGUF build of the model.",
     ),
-    _rule(
+    _Rule(
         r"failed to parse (?:tool call|input at pos)|failed to generate a tool call|does not match the expected"
         r"|unexpected empty grammar stack|error parsing tool call|invalid diff: ",
         errors.LostToolCallError,
@@ -126,14 +120,14 @@ _RULES: tuple[_Rule, ...] = (
     ),
     _NOT_PERMITTED,
     _TOKEN_REFUSED,
-    _rule(
+    _Rule(
         r"no models? loaded|invalid model identifier|model_not_found|no downloaded llm|multiple models are loaded"
         r"|model \S+ not found",
         errors.ModelNotFoundError,
         "LM Studio has no such model loaded or downloaded.",
         "Load a model in LM Studio, turn on just-in-time loading, or pass model= with a name that it lists.",
     ),
-    _rule(
+    _Rule(
         r"model (is )?(unloaded|reloaded|not loaded)|model_not_loaded|has crashed|channel error|fetch failed"
         r"|predict request failed|error in iterating prediction stream|^terminated\.?( \[|$)|\[cancelled\]$",
         errors.ModelLostError,
@@ -142,7 +136,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     _NO_SUCH_ROUTE,
     _BUSY,
-    _rule(
+    _Rule(
         r"vision add-on|image",
         errors.LLMResponseError,
         "The model did not accept an image.",
@@ -193,7 +187,7 @@ def error_from_text(text: str, *, url: str, model: str | None = None, status: in
     """The error for a message of the server, and for the HTTP status if there is one."""
     detail = text.strip()[:MAX_DETAIL]
     text = text[:_MAX_MATCHED]
-    rule = next((rule for rule in _RULES if rule.pattern.search(text)), None)
+    rule = next((rule for rule in _RULES if re.search(rule.pattern, text, re.IGNORECASE)), None)
     refused = status in (401, 403) and not (rule and rule.error is errors.AuthError)
     if status is not None and (rule is None or refused):
         rule = _BY_STATUS.get(status, rule)

@@ -296,7 +296,7 @@ class ModelSession:
         except (errors.LLMConnectionError, errors.LLMTimeoutError):
             raise
         except errors.LLMError as exc:
-            _set_message(exc, f"{lost.message} The model could not be reloaded: {exc.message}")
+            exc.message = f"{lost.message} The model could not be reloaded: {exc.message}"
             raise
 
     async def _explain_silence(self, error: errors.LLMTimeoutError) -> errors.LLMError:
@@ -309,7 +309,7 @@ class ModelSession:
             return _lost(difference, error)
         known = self.choice.info.instances is not None and _instance_of(self.choice, catalog)
         state = "The server is running, and the model is still loaded." if known else "The server is running."
-        _set_message(error, f"{error.message} {state}")
+        error.message = f"{error.message} {state}"
         return error
 
 
@@ -347,8 +347,3 @@ def _lost(message: str, cause: errors.LLMError | None = None) -> errors.ModelLos
         url=cause.url if cause else "",
         model=cause.model if cause else None,
     )
-
-
-def _set_message(error: errors.LLMError, message: str) -> None:
-    error.message = message
-    error.args = (message,)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, assert_never
 
 from pydantic import (
     AliasChoices,
+    AliasPath,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -159,21 +160,18 @@ class WireModel(BaseModel):
             return field.get_default(call_default_factory=True)
 
 
-class TokenDetailsIn(WireModel):
-    reasoning_tokens: int | None = None
-
-
 class UsageIn(WireModel):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    completion_tokens_details: TokenDetailsIn = TokenDetailsIn()
+    reasoning_tokens: int | None = Field(
+        None, validation_alias=AliasPath("completion_tokens_details", "reasoning_tokens")
+    )
 
     def to_usage(self) -> Usage | None:
         """The counts; None where the server has not counted the reply, as in `"usage": {}`."""
-        reasoning = self.completion_tokens_details.reasoning_tokens
-        if self.completion_tokens is None and reasoning is None:
+        if self.completion_tokens is None and self.reasoning_tokens is None:
             return None
-        return Usage(self.prompt_tokens or 0, self.completion_tokens or 0, reasoning or 0)
+        return Usage(self.prompt_tokens or 0, self.completion_tokens or 0, self.reasoning_tokens or 0)
 
 
 class FunctionIn(WireModel):
@@ -259,19 +257,10 @@ class EmbeddingsIn(WireModel):
 # -- in: models ---------------------------------------------------------------------------------
 
 
-class InstanceConfigIn(WireModel):
-    context_length: int | None = None
-    parallel: int | None = None
-
-
 class InstanceIn(WireModel):
     id: str
-    config: InstanceConfigIn = InstanceConfigIn()
-
-
-class CapabilitiesIn(WireModel):
-    vision: bool | None = None
-    trained_for_tool_use: bool | None = None
+    context_length: int | None = Field(None, validation_alias=AliasPath("config", "context_length"))
+    parallel: int | None = Field(None, validation_alias=AliasPath("config", "parallel"))
 
 
 class NativeModelIn(WireModel):
@@ -279,7 +268,8 @@ class NativeModelIn(WireModel):
     type: str | None = None
     loaded_instances: list[InstanceIn] = []
     max_context_length: int | None = None
-    capabilities: CapabilitiesIn = CapabilitiesIn()
+    vision: bool | None = Field(None, validation_alias=AliasPath("capabilities", "vision"))
+    trained_for_tool_use: bool | None = Field(None, validation_alias=AliasPath("capabilities", "trained_for_tool_use"))
     variants: list[str] = []
     selected_variant: str | None = None
     size_bytes: int | None = None
@@ -291,12 +281,11 @@ class NativeModelIn(WireModel):
             key=self.key,
             kind="embedding" if (self.type or "").startswith("embedding") else "llm",
             instances=tuple(
-                ModelInstance(each.id, each.config.context_length, each.config.parallel)
-                for each in self.loaded_instances
+                ModelInstance(each.id, each.context_length, each.parallel) for each in self.loaded_instances
             ),
             max_context_length=self.max_context_length,
-            trained_for_tool_use=self.capabilities.trained_for_tool_use,
-            vision=self.capabilities.vision,
+            trained_for_tool_use=self.trained_for_tool_use,
+            vision=self.vision,
             variants=tuple(variants),
             size_bytes=self.size_bytes,
         )
@@ -342,19 +331,15 @@ class OldNativeModelsIn(WireModel):
         return tuple(model.to_info() for model in self.data)
 
 
-class RouterStatusIn(WireModel):
-    value: str | None = None
-
-
 class OpenAIModelIn(WireModel):
     id: str
     owned_by: str | None = None
-    status: RouterStatusIn | None = None
+    status: dict[str, Any] | None = None  # of llama.cpp's router
 
     @property
     def is_served(self) -> bool:
         """Whether llama.cpp's server lists it, which has it in memory; its router says so of each."""
-        return self.owned_by == "llamacpp" and (self.status is None or self.status.value == "loaded")
+        return self.owned_by == "llamacpp" and (self.status is None or self.status.get("value") == "loaded")
 
 
 class OpenAIModelsIn(WireModel):
