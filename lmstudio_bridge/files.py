@@ -183,9 +183,7 @@ def replace_with_backup(
             write_file(target, after.encode("utf-8"), mode=SHARED_FILE if shared else PRIVATE_FILE, flush=True)
             return None
         backup = back_up(target, before, now=now)
-        known = target.stat()
-        mode, owner = stat.S_IMODE(known.st_mode), (known.st_uid, known.st_gid)
-        write_file(target, after.encode("utf-8"), mode=mode, owner=owner, flush=True)
+        _write_like(target, target, after)
     except OSError as exc:
         raise _unwritable(path, exc) from exc
     return backup
@@ -201,13 +199,18 @@ def back_up(path: Path, text: str | None, *, now: datetime) -> Path | None:
         return None
     target = Path(os.path.realpath(path))
     try:
-        known = target.stat()
         backup = _unused_name(target, now)
-        mode, owner = stat.S_IMODE(known.st_mode), (known.st_uid, known.st_gid)
-        write_file(backup, text.encode("utf-8"), mode=mode, owner=owner, flush=True)
+        _write_like(target, backup, text)
     except OSError as exc:
         raise _unwritable(path, exc) from exc
     return backup
+
+
+def _write_like(known: Path, path: Path, text: str) -> None:
+    """Write a file with the mode and the owner of another one."""
+    state = known.stat()
+    mode, owner = stat.S_IMODE(state.st_mode), (state.st_uid, state.st_gid)
+    write_file(path, text.encode("utf-8"), mode=mode, owner=owner, flush=True)
 
 
 def _unwritable(path: Path, exc: OSError) -> SettingsError:

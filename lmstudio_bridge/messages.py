@@ -303,13 +303,10 @@ OnRetry: TypeAlias = Callable[[Retry], Awaitable[None]]
 Access: TypeAlias = Literal["read", "write"]
 """What the tools of a run may do: only read, or also change things."""
 
-
 Transport: TypeAlias = Literal["stdio", "http", "sse"]
-
 
 Scope: TypeAlias = Literal["explicit", "local", "project", "user", "plugin", "lmstudio"]
 """How the file was found that a server stands in; the names are Claude Code's own, where it has one."""
-
 
 _WRAPPERS = frozenset(  # `/c` of cmd among them
     {"sudo", "env", "cmd", "c", "wsl", "nice", "nohup", "time", "timeout", "exec", "command", "setsid", "corepack"}

@@ -79,7 +79,9 @@ class Results:
 
     def families(self) -> list[str]:
         """The families with at least one attempt, in the order of the suite."""
-        return list(dict.fromkeys(attempt.family for attempt in sorted(self.attempts, key=_order)))
+        places = {family: place for place, family in enumerate(FAMILIES)}
+        found = {attempt.family for attempt in self.attempts}
+        return sorted(found, key=lambda family: (places.get(family, len(places)), family))
 
     def sum(self, family: str, loop: Loop) -> Sum:
         """The figures of one family, or of `ALL`."""
@@ -196,11 +198,6 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def _order(attempt: Attempt) -> tuple[int, str]:
-    names = list(FAMILIES)
-    return (names.index(attempt.family) if attempt.family in names else len(names), attempt.family)
 
 
 def save_results(results: Results, folder: Path) -> None:

@@ -37,10 +37,6 @@ class RetryPolicy:
     rate_limit_cap: float = 15.0  # seconds; also the cap of Retry-After
     total: float = 120.0  # seconds
 
-    def attempts_for(self, error: LLMError) -> int:
-        """How many tries this kind of failure gets in total."""
-        return self.rate_limit_attempts if isinstance(error, LLMRateLimitError) else self.attempts
-
     def pause(self, error: LLMError, *, attempt: int, uniform: Callable[[], float]) -> float:
         """Seconds to wait after the failed try number `attempt` (from 1)."""
         cap = self.rate_limit_cap if isinstance(error, LLMRateLimitError) else self.cap
@@ -81,8 +77,10 @@ def retry_with_backoff(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[
             return policy.pause(_error_of(state), attempt=state.attempt_number, uniform=random.random)
 
         def stop(state: RetryCallState) -> bool:
+            is_limit = isinstance(_error_of(state), LLMRateLimitError)
             elapsed = clock() - started + state.upcoming_sleep
-            return state.attempt_number >= policy.attempts_for(_error_of(state)) or elapsed > policy.total
+            attempts = policy.rate_limit_attempts if is_limit else policy.attempts
+            return state.attempt_number >= attempts or elapsed > policy.total
 
         async def before_sleep(state: RetryCallState) -> None:
             if on_retry is not None:

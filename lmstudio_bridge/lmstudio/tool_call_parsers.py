@@ -31,11 +31,8 @@ _MAX_PYTHON = 20_000  # characters of a call in Python's syntax
 # -- reasoning ------------------------------------------------------------------------------------------------------
 
 _REASONING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<seed:think>", "</seed:think>"),
+    *((f"<{tag}>", f"</{tag}>") for tag in ("think", "thinking", "thought", "reasoning", "seed:think")),
+    *((f"<{tag}>", f"</{tag}>") for tag in ("scratchpad", "reflection", "inner_monologue")),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
@@ -46,9 +43,6 @@ _REASONING = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|thinking|>", "<|/thinking|>"),
     ("<|think|>", "<|/think|>"),
-    ("<scratchpad>", "</scratchpad>"),
-    ("<reflection>", "</reflection>"),
-    ("<inner_monologue>", "</inner_monologue>"),
 )
 _LONE_CLOSING = re.compile(
     r"</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>"

@@ -30,7 +30,6 @@ from lmstudio_bridge.messages import (
     Message,
     SystemMessage,
     ToolMessage,
-    ToolSpec,
     Usage,
     UserMessage,
     is_deeper,
@@ -71,14 +70,6 @@ def message_out(message: Message) -> dict[str, Any]:
             assert_never(message)
 
 
-def tool_out(tool: ToolSpec) -> dict[str, Any]:
-    """One tool in the nested form of chat completions."""
-    return {
-        "type": "function",
-        "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
-    }
-
-
 def chat_request_out(request: ChatRequest, *, model: str) -> dict[str, Any]:
     """`POST /v1/chat/completions`, for a streamed reply; `tool_choice` is sent only with tools.
 
@@ -100,7 +91,11 @@ def chat_request_out(request: ChatRequest, *, model: str) -> dict[str, Any]:
         schema = {"name": "reply", "strict": True, "schema": request.response_schema}
         payload["response_format"] = {"type": "json_schema", "json_schema": schema}
     if request.tools:
-        payload["tools"] = [tool_out(tool) for tool in request.tools]
+        functions = (
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            for tool in request.tools
+        )
+        payload["tools"] = [{"type": "function", "function": function} for function in functions]
         payload["tool_choice"] = "auto"
     return payload
 

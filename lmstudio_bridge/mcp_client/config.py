@@ -156,7 +156,7 @@ def read_root(root: object, *, path: Path, scope: Scope, around: Surroundings) -
         else:
             servers[name] = config
             found = [
-                *expansion.warnings(),
+                *sorted(expansion.warnings),
                 *(f"'{key}' is not supported" for key in _UNKNOWN_KEYS if entry.get(key, ["*"]) != ["*"]),
             ]
             if found:
@@ -349,15 +349,12 @@ class _Expansion:
     def __init__(self, around: Surroundings, *, is_own: bool) -> None:
         self.around = around
         self._is_own = is_own
-        self._withheld: set[str] = set()
-        self._unset: set[str] = set()
-        self._unexpanded: set[str] = set()
-        self._ignored_timeout: float | None = None
         self.asked: set[str] = set()
+        self.warnings: set[str] = set()  # about what does not keep the server from being used
 
     def expand(self, text: str) -> str:
         if (found := self._UNEXPANDED.fullmatch(text)) and found[found.lastindex or 0] in self.around.environ:
-            self._unexpanded.add(text)
+            self.warnings.add(f"{text} is passed on as it is; write ${{{text.strip('$%')}}} for the variable")
         return self._PATTERN.sub(self._replace, text)
 
     def _replace(self, match: re.Match[str]) -> str:
@@ -368,14 +365,14 @@ class _Expansion:
             return match[0]
         value = self.around.environ.get(name)
         if value is not None and not self._is_own and _PRIVATE.fullmatch(name):
-            self._withheld.add(name)
+            self.warnings.add(f"{name} is not given to a project's server")
             return match[0] if default is None else default
         if value is None and not match["kind"]:
             value = self.around.word(name)
         if value is None:
             value = default
         if value is None:
-            self._unset.add(name)
+            self.warnings.add(f"the environment variable {name} is not set")
             return match[0]
         return value
 
@@ -384,17 +381,5 @@ class _Expansion:
             return None
         if milliseconds >= MIN_TIMEOUT:
             return milliseconds / 1000
-        self._ignored_timeout = milliseconds
+        self.warnings.add(f"timeout {milliseconds:g} is ignored: it is milliseconds, at least {MIN_TIMEOUT}")
         return None
-
-    def warnings(self) -> list[str]:
-        """Problems that do not keep the server from being used."""
-        found = [f"the environment variable {name} is not set" for name in sorted(self._unset)]
-        found += [
-            f"{text} is passed on as it is; write ${{{text.strip('$%')}}} for the variable"
-            for text in sorted(self._unexpanded)
-        ]
-        found += [f"{name} is not given to a project's server" for name in sorted(self._withheld)]
-        if self._ignored_timeout is not None:
-            found.append(f"timeout {self._ignored_timeout:g} is ignored: it is milliseconds, at least {MIN_TIMEOUT}")
-        return found

@@ -23,26 +23,11 @@ from mcp.shared.inbound import MCP_METHOD_HEADER, MCP_NAME_HEADER, MCP_PROTOCOL_
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 
-from lmstudio_bridge import __version__
-from lmstudio_bridge.errors import (
-    CallRefusedError,
-    DownstreamError,
-    SessionExpiredError,
-    SessionLostError,
-    ToolTimeoutError,
-)
-from lmstudio_bridge.mcp_client import failures
+from lmstudio_bridge import __version__, errors
+from lmstudio_bridge.mcp_client import failures, repair
 from lmstudio_bridge.mcp_client.failures import Failure
 from lmstudio_bridge.mcp_client.http import Answered, HttpTransport, OpenLogin, read_refusal, statuses
 from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE
-from lmstudio_bridge.mcp_client.repair import (
-    MAX_TOOLS,
-    read_error,
-    read_instructions,
-    read_progress,
-    read_result,
-    read_tools,
-)
 from lmstudio_bridge.mcp_client.stdio import ChildProcesses, StdioTransport
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
 
@@ -75,11 +60,11 @@ _FORGOT_SESSION = re.compile(
 """With HTTP 200, what servers behind a gateway answer: "Session not found"."""
 _SESSION_CODES = (-32000, -32001, -32600)  # a tool's own error has another
 _REFUSALS = {
-    401: CallRefusedError,
-    402: DownstreamError,
-    403: CallRefusedError,
-    413: DownstreamError,
-    429: DownstreamError,
+    401: errors.CallRefusedError,
+    402: errors.DownstreamError,
+    403: errors.CallRefusedError,
+    413: errors.DownstreamError,
+    429: errors.DownstreamError,
 }
 _CLIENT_INFO = {"name": "lmstudio-bridge", "version": __version__}
 
@@ -175,13 +160,10 @@ class Connection:
             return failures.explain_silence(seconds, config=self._config, stderr_tail=tail)
         if not isinstance(cause, MCPError):
             return failures.explain_answer(str(cause) or type(cause).__name__, config=self._config, stderr_tail=tail)
-        if (
-            cause.code == types.INVALID_REQUEST and self._config.transport == "http"
-        ):  # what the SDK makes of an HTML page
+        # What the SDK makes of an HTML page, and pydantic's words in the SDK's transport.
+        if cause.code == types.INVALID_REQUEST and self._config.transport == "http":
             return failures.explain_wrong_url(cause.message, config=self._config)
-        if (
-            cause.code == types.PARSE_ERROR and "validation error" in cause.message
-        ):  # of pydantic, in the SDK's transport
+        if cause.code == types.PARSE_ERROR and "validation error" in cause.message:
             return failures.explain_wrong_url("what it answers is not MCP", config=self._config)
         return failures.explain_answer(cause.message, config=self._config, stderr_tail=tail)
 
@@ -199,9 +181,9 @@ class Connection:
                 try:
                     async with asyncio.timeout(seconds):
                         await self._list_tools()
-                except (SessionLostError, CallRefusedError):
+                except (errors.SessionLostError, errors.CallRefusedError):
                     raise
-                except (MCPError, TimeoutError, DownstreamError) as exc:
+                except (MCPError, TimeoutError, errors.DownstreamError) as exc:
                     self._tools_changed = True
                     logger.warning("MCP server %s did not list its changed tools: %s", self._config.name, exc)
             return self._tools
@@ -211,9 +193,9 @@ class Connection:
         try:
             async with asyncio.timeout(seconds):
                 await self._send("ping", {})
-        except (TimeoutError, SessionLostError, CallRefusedError):
+        except (TimeoutError, errors.SessionLostError, errors.CallRefusedError):
             return False
-        except (MCPError, DownstreamError):
+        except (MCPError, errors.DownstreamError):
             return True
         return True
 
@@ -234,22 +216,24 @@ class Connection:
 
             async def report(progress: float, total: float | None, message: str | None) -> None:
                 if not finished:
-                    await on_progress(read_progress(progress, total, message))
+                    await on_progress(repair.read_progress(progress, total, message))
 
             options["on_progress"] = report
         try:
             # Not the SDK's own timeout: a server may send the same error code.
             async with asyncio.timeout(seconds):
-                return read_result(await self._send("tools/call", {"name": tool, "arguments": arguments}, options))
+                return repair.read_result(
+                    await self._send("tools/call", {"name": tool, "arguments": arguments}, options)
+                )
         except TimeoutError as exc:
-            raise ToolTimeoutError(
+            raise errors.ToolTimeoutError(
                 f"Tool '{tool}' of MCP server '{self._config.name}' gave no result within {seconds:g} seconds; "
                 "the server was told to cancel it.",
                 server=self._config.name,
                 remedy="If it needs longer, set `timeout` (milliseconds) in the server's entry.",
             ) from exc
         except MCPError as exc:
-            return read_error(exc.message, exc.code, exc.data)
+            return repair.read_error(exc.message, exc.code, exc.data)
         finally:
             finished = True
 
@@ -296,7 +280,7 @@ class Connection:
         # A version that we do not know is accepted: tools/list and tools/call are in all of them.
         version = raw.get("protocolVersion")
         self._version = version if isinstance(version, str) else LATEST_HANDSHAKE_VERSION
-        self.instructions = read_instructions(raw)
+        self.instructions = repair.read_instructions(raw)
         assert self._dispatcher is not None
         headers = {MCP_PROTOCOL_VERSION_HEADER: self._version}
         await self._dispatcher.notify("notifications/initialized", None, {"headers": headers})
@@ -306,7 +290,7 @@ class Connection:
         self._tools_changed = False  # before the request: a change during it must not be missed
         found: dict[str, ServerTool] = {}
         cursors: list[str] = []
-        while len(cursors) < MAX_PAGES and len(found) <= MAX_TOOLS:
+        while len(cursors) < MAX_PAGES and len(found) <= repair.MAX_TOOLS:
             try:
                 page = await self._send("tools/list", {"cursor": cursors[-1]} if cursors else {})
             except MCPError as exc:
@@ -314,7 +298,7 @@ class Connection:
                     break  # a server for prompts or resources only
                 raise
             tools = page.get("tools")
-            for tool in read_tools(self._config.name, tools if isinstance(tools, list) else []):
+            for tool in repair.read_tools(self._config.name, tools if isinstance(tools, list) else []):
                 found.setdefault(tool.name, tool)
             cursor = page.get("nextCursor")
             if not isinstance(cursor, str) or not cursor or cursor in cursors:
@@ -322,9 +306,12 @@ class Connection:
             cursors.append(cursor)
         else:
             logger.warning(
-                "MCP server %s has more than %d tools, or %d pages of them", self._config.name, MAX_TOOLS, MAX_PAGES
+                "MCP server %s has more than %d tools, or %d pages of them",
+                self._config.name,
+                repair.MAX_TOOLS,
+                MAX_PAGES,
             )
-        self._tools = tuple(found.values())[:MAX_TOOLS]
+        self._tools = tuple(found.values())[: repair.MAX_TOOLS]
 
     async def _send(self, method: str, params: dict[str, Any], options: CallOptions | None = None) -> dict[str, Any]:
         """Send a request and return the raw result.
@@ -361,13 +348,13 @@ class Connection:
         finally:
             statuses.reset(token)
 
-    def _explain_error(self, exc: MCPError, answered: list[Answered], what: str) -> DownstreamError | None:
+    def _explain_error(self, exc: MCPError, answered: list[Answered], what: str) -> errors.DownstreamError | None:
         """What an error in a request that got these HTTP statuses means; None if it is only the request's answer."""
         server = self._config.name
         match answered[-1:]:
             case [Answered(status=status, in_session=True, words=words)] if _forgot_session(status, exc, words):
                 failure = Failure(f"does not know the session any more (HTTP {status})")
-                return failure.refused_error(server, what, SessionExpiredError)
+                return failure.refused_error(server, what, errors.SessionExpiredError)
             case [Answered(status=status, words=words)] if status in _REFUSALS and isinstance(
                 self._transport, HttpTransport
             ):

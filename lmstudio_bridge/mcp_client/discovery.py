@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 
 from lmstudio_bridge.errors import McpConfigError, ServerNotConfiguredError, ServerNotTrustedError, listed
@@ -183,10 +184,9 @@ def load_servers(
     user = _read_claude(claude, "user", around=around, trusted=trusted, warnings=warnings)
     plugins = _read_plugins(claude, around=around, trusted=trusted, warnings=warnings)
     others = [*user, *plugins, *_read_lm_studio(around, warnings=warnings)]
-    found = find_project_file(project)
-    for path in _project_files(project):
-        if path == found:
-            break
+    project_files = [folder / PROJECT_FILE for folder in (project, *project.parents)]
+    found = next(filter(Path.is_file, project_files), None)  # the nearest, as Claude Code 2.1.330 finds it
+    for path in takewhile(lambda path: path != found, project_files):
         if os.path.lexists(path):
             warnings.append(f"{path} is ignored: it is not a file, or a broken link.")
     if found is None:
@@ -202,15 +202,6 @@ def load_servers(
         if store is not None and (first := approvals.to_record(catalog.servers.values())):
             store.record(found, first, warnings=warnings)
     return replace(catalog, warnings=tuple(dict.fromkeys(warnings)))
-
-
-def find_project_file(project: Path) -> Path | None:
-    """The nearest `.mcp.json` in the project or above it, as Claude Code 2.1.330 finds it."""
-    return next((path for path in _project_files(project) if path.is_file()), None)
-
-
-def _project_files(project: Path) -> list[Path]:
-    return [folder / PROJECT_FILE for folder in (project, *project.parents)]
 
 
 def merge_files(files: Sequence[ConfigFile], *, project: Path) -> ServerCatalog:

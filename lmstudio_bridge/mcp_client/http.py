@@ -107,7 +107,9 @@ class HttpTransport:
             async def receive() -> None:
                 with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the session has ended
                     async for message in arriving:
-                        if self._asks_too_much(message):
+                        if isinstance(message, SessionMessage) and isinstance(message.message, JSONRPCRequest):
+                            self._unread += 1
+                        if self._unread > MAX_UNREAD:  # with each waits a task that answers it
                             logger.warning("MCP server %s sends requests and takes no answers", self._config.name)
                             break
                         await arrived.send(message)
@@ -174,12 +176,6 @@ class HttpTransport:
             ) as streams,
         ):
             yield streams
-
-    def _asks_too_much(self, message: SessionMessage | Exception) -> bool:
-        """Whether this is one request too many: with each waits a task that answers it."""
-        if isinstance(message, SessionMessage) and isinstance(message.message, JSONRPCRequest):
-            self._unread += 1
-        return self._unread > MAX_UNREAD
 
     async def _note_status(self, response: httpx2.Response) -> None:
         """Remember a status for the message that it answers; the SDK's own GET and DELETE answer none."""

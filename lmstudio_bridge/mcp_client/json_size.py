@@ -30,7 +30,8 @@ class ValueCounter:
         self._escaped = False
         while place < len(piece) and self._count <= self._limit:
             if self._in_string:
-                place = _end_of(piece, place)
+                found = _IN_STRING.match(piece, place)
+                place = found.end() if found else place
                 if place == len(piece):
                     break
                 if piece[place] == ord("\\"):  # what is escaped comes with the next piece
@@ -54,8 +55,3 @@ class ValueCounter:
 def has_too_many_values(message: bytes) -> bool:
     """Whether a message must not be parsed."""
     return ValueCounter().feed(message)
-
-
-def _end_of(piece: bytes, place: int) -> int:
-    found = _IN_STRING.match(piece, place)
-    return found.end() if found else place

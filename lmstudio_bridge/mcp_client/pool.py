@@ -200,7 +200,7 @@ class SessionPool:
 
         def on_end() -> None:
             self._sessions.discard(session)
-            (self._failed.add if session.failed else self._failed.discard)(config.digest)
+            (self._failed.add if session.failure else self._failed.discard)(config.digest)
             if slot.session is session:
                 slot.session = None
                 self._slots.ended(slot)
@@ -361,13 +361,13 @@ class Session:
         self.connection = connection
         self.closed = asyncio.Event()
         self.start_timeout = options.start_timeout
+        self.failure: Failure | None = None  # why it did not start
         self._options = options
         self._predecessors = predecessors
         self._scope = anyio.CancelScope()
         self._settled = asyncio.Event()  # ready, or failed
         self._stopped = asyncio.Event()
         self._retired = False
-        self._failure: Failure | None = None  # why it did not start
         self._calls = 0  # calls in progress
         self._heard_at = options.clock()  # when the server last answered
         self._pinging = asyncio.Lock()
@@ -375,11 +375,7 @@ class Session:
     @property
     def usable(self) -> bool:
         """Whether it is starting or ready, and takes new calls."""
-        return not (self._failure or self._retired or self._stopped.is_set() or self.connection.lost)
-
-    @property
-    def failed(self) -> bool:
-        return self._failure is not None
+        return not (self.failure or self._retired or self._stopped.is_set() or self.connection.lost)
 
     @property
     def installs(self) -> bool:
@@ -393,8 +389,8 @@ class Session:
             ServerStartError: it did not start.
         """
         await self._settled.wait()
-        if self._failure is not None:
-            raise self._failure.start_error(self.config.name)
+        if self.failure is not None:
+            raise self.failure.start_error(self.config.name)
 
     async def fetch_tools(self) -> tuple[ServerTool, ...]:
         """See `Connection.fetch_tools`; after a long silence, the server must answer a ping first.
@@ -439,27 +435,24 @@ class Session:
         """Open the connection, keep it, close it; never raises, or it would end the whole pool."""
         try:
             with self._scope:
-                await self._wait_for_predecessors()
+                # Two processes of one server would fight over its files; but calls in progress may take their time.
+                with anyio.move_on_after(CLOSE_LIMIT):
+                    for predecessor in self._predecessors:
+                        await predecessor.closed.wait()
+                self._predecessors = ()
                 await self._keep_open()
         except Exception as exc:  # whatever a server does must end here
             failure = self.connection.loss if self._settled.is_set() else self._explain(exc)
             if not self._settled.is_set():
-                self._failure = failure
+                self.failure = failure
             logger.info("MCP server %s %s", self.config.name, failure.reason, exc_info=exc)
         finally:
             if not self._settled.is_set():
-                self._failure = self._failure or Failure("was closed before it was ready")
+                self.failure = self.failure or Failure("was closed before it was ready")
             self._stopped.set()
             self._settled.set()
             self.closed.set()
             on_end()
-
-    async def _wait_for_predecessors(self) -> None:
-        """Two processes of one server would fight over its files; but calls in progress may take their time."""
-        with anyio.move_on_after(CLOSE_LIMIT):
-            for predecessor in self._predecessors:
-                await predecessor.closed.wait()
-        self._predecessors = ()
 
     async def _keep_open(self) -> None:
         async with asyncio.timeout(self.start_timeout) as limit, self.connection.open():

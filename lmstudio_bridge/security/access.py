@@ -21,16 +21,10 @@ from typing import Literal, TypeAlias
 
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import Access, Decision, JSONObject, ServerTool
-from lmstudio_bridge.security.host_rules import HostRule, HostRules, is_within
+from lmstudio_bridge.security.host_rules import HostRule, HostRules, is_within, pattern_of
 from lmstudio_bridge.security.output_files import find_output, needs_output, reads_by_name
 from lmstudio_bridge.security.sandbox import Sandbox
-from lmstudio_bridge.security.workspace import (
-    TooDeepError,
-    Workspace,
-    find_paths,
-    is_address,
-    is_protected,
-)
+from lmstudio_bridge.security.workspace import TooDeepError, Workspace, find_paths, is_address, is_protected
 
 Verb: TypeAlias = Literal["hide", "deny", "allow"]
 
@@ -196,7 +190,7 @@ class Policy:
             return Decision("allowed", rule="access=write")
         remedy = ""
         if reads_otherwise and output is not None:
-            remedy = f"If it writes no file there, allow it by a rule: {_pattern(tool)}."
+            remedy = f"If it writes no file there, allow it by a rule: {pattern_of(tool)}."
             why = f" writes a file if it is given {output[:_SHOWN_PATH]!r}"
         elif tool.doubted:
             why = " may change things: its server did not always mark it as reading"
@@ -285,7 +279,7 @@ class Policy:
                 reason = f"{shown!r} is a file that decides what programs may do, and only the user changes those."
                 if reads:
                     reason += f" {tool.server} {tool.name} is marked as reading, but not known to read files."
-                remedy = f"If it only reads, allow it by a rule: {_pattern(tool)}." if reads else _remedy(tool)
+                remedy = f"If it only reads, allow it by a rule: {pattern_of(tool)}." if reads else _remedy(tool)
                 return Decision("denied", reason, "protected files", remedy if reads or base is None else "")
             if (rule := self.host.find_for_paths(self._host_places(path, base), reads=reads)) is not None:
                 return rule.refuse_path(shown)
@@ -296,12 +290,8 @@ def _remedy(tool: ServerTool) -> str:
     return (
         f"{tool.server} {tool.name} was kept to the workspace. To change that in your lmstudio-bridge.toml, add the "
         f"folder to `folders` of [paths], or below [paths.arguments] name its arguments that are paths on this disk: "
-        f"{_pattern(tool)} = [] means none."
+        f"{pattern_of(tool)} = [] means none."
     )
-
-
-def _pattern(tool: ServerTool) -> str:
-    return json.dumps(f"{glob.escape(tool.server)}/{glob.escape(tool.name)}", ensure_ascii=False)
 
 
 def _text(value: object) -> str:

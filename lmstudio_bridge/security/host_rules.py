@@ -115,10 +115,8 @@ class HostRule:
 
     def refuse_tool(self, tool: ServerTool) -> Decision:
         """The refusal of a call of this tool."""
-        pattern = json.dumps(f"{glob.escape(tool.server)}/{glob.escape(tool.name)}", ensure_ascii=False)
-        return self._refuse(
-            f"{tool.server} {tool.name}", f"To let runs call it, add allow = [{pattern}] to your lmstudio-bridge.toml."
-        )
+        remedy = f"To let runs call it, add allow = [{pattern_of(tool)}] to your lmstudio-bridge.toml."
+        return self._refuse(f"{tool.server} {tool.name}", remedy)
 
     def refuse_path(self, path: str) -> Decision:
         """The refusal of a call that names this path."""
@@ -152,6 +150,11 @@ class HostRules:
         given = tuple(paths)
         rules = (rule for rule in self.rules if rule.about_reading or not reads)
         return next((rule for rule in rules if any(map(rule.fits_path, given))), None)
+
+
+def pattern_of(tool: ServerTool) -> str:
+    """What names this tool alone in the user's rules, as a text of TOML."""
+    return json.dumps(f"{glob.escape(tool.server)}/{glob.escape(tool.name)}", ensure_ascii=False)
 
 
 def name_in_claude_code(tool: ServerTool) -> str:
@@ -380,7 +383,8 @@ def _absolute(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) 
     rest = parts[len(fixed) :]
     # Of many stars, a regular expression takes time without end.
     stars = max((part.count("*") for part in rest if part != "**"), default=0)
-    if stars > _MAX_STARS or rest.count("**") > _MAX_STARS or any(_is_broken(part) for part in rest):
+    is_broken = any(part == ".." or ("[" in part and "]" not in part) for part in rest)
+    if stars > _MAX_STARS or rest.count("**") > _MAX_STARS or is_broken:
         raise ValueError(pattern)
     rest = [_NEGATED.sub("?", part) for part in rest]  # it would match fewer names without letter case
     while rest and rest[-1] == "**":  # the folder itself is meant, too: a tool may read all of it
@@ -390,10 +394,6 @@ def _absolute(pattern: str, *, anchors: tuple[Path, ...], around: Surroundings) 
         for each in dict.fromkeys((folder, os.path.realpath(folder))):
             escaped = _SPECIAL.sub(r"\\\g<0>", _folded(Path(each)))
             yield "/" + ("/".join(filter(None, (escaped, *map(_fold, rest)))) or "**")
-
-
-def _is_broken(part: str) -> bool:
-    return part == ".." or ("[" in part and "]" not in part)
 
 
 def _folded(path: PurePath) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import ipaddress
-import json
 import os
 import socket
 import unicodedata
@@ -19,7 +17,7 @@ from lmstudio_bridge.events import WITH_WRITE_ACCESS
 from lmstudio_bridge.intent import only_reads_by_name
 from lmstudio_bridge.messages import ServerConfig, ServerTool
 from lmstudio_bridge.security.access import PRESET, Policy, Rules
-from lmstudio_bridge.security.host_rules import load_host_rules
+from lmstudio_bridge.security.host_rules import load_host_rules, pattern_of
 from lmstudio_bridge.security.presets import preset_rules, starts_package
 from lmstudio_bridge.security.rule_files import FILE, load_rules, user_file
 from lmstudio_bridge.security.sandbox import EVERY, Sandboxes
@@ -30,6 +28,7 @@ _LAUNCHER_OPTIONS = frozenset({"--directory", "--project", "--prefix", "--python
 """Options of uv, npm and node that name the folder of a program, not one that it works on."""
 
 _CONTAINERS = frozenset({"docker", "docker-compose", "podman", "nerdctl", "finch", "container", "ssh", "kubectl"})
+"""They start a server in a container or on another machine, so that its paths are not ours."""
 _FORWARDERS = ("mcp-remote", "mcp-proxy", "supergateway")
 _SUGGESTED = 40  # tools in a rule that is suggested
 
@@ -100,8 +99,7 @@ class Permissions:
             why = "those that are marked as read-only write files"
         reading = unbelieved or [tool for tool in free if only_reads_by_name(tool.name)]
         shown = reading[:_SUGGESTED] or free[:1]  # one as an example, lest all that write are allowed
-        patterns = [f"{glob.escape(tool.server)}/{glob.escape(tool.name)}" for tool in shown]
-        rule = f"allow = {json.dumps(patterns, ensure_ascii=False)}"
+        rule = f"allow = [{', '.join(map(pattern_of, shown))}]"
         those = "those that only read" if reading else "single tools, by their names,"
         raise NoToolMayRunError(
             f"No tool of {servers} may run with read access: {why}.",
@@ -120,17 +118,19 @@ def read_permissions(
     servers, around = list(configs), Surroundings(project, environ)
     files = load_rules(project=project, environ=environ)
     host = load_host_rules(project=project, environ=environ)
-    common = [*_launch_folder(project), *files.rules.folders]
+    is_root = project.resolve().parent == project.resolve()  # then everything would be in the workspace
+    common = [*([] if is_root else [project]), *files.rules.folders]
     named = {config.name: tuple(_folders_of(config, project=project)) for config in servers}
     folders = [*common, *(folder for each in named.values() for folder in each)]
+    of_project = frozenset(config.name for config in servers if config.scope == "project")  # somebody else wrote it
     policy = policy or Policy()
     made = replace(
         policy,
-        rules=files.rules + preset_rules(servers) + Rules(unbelieved=_unbelieved(servers)),
+        rules=files.rules + preset_rules(servers) + Rules(unbelieved=of_project),
         workspace=make_workspace(folders, home=around.home),
         host=host,
         local={
-            config.name: None if _is_contained(config) else config.cwd or project
+            config.name: None if config.launched[0] in _CONTAINERS else config.cwd or project
             for config in servers
             if _is_here(config)
         },
@@ -144,17 +144,6 @@ def read_permissions(
     of_sandboxes = (*sandboxes.warn_of_hidden(servers), *sandboxes.warn_of_unconfined(servers))
     warnings = (*files.warnings, *host.warnings, *of_sandboxes)
     return Permissions(made, files.paths, warnings, user_file(around), sandboxes)
-
-
-def _unbelieved(servers: Iterable[ServerConfig]) -> frozenset[str]:
-    """The servers whose read-only marks do not count: those of a project, which somebody else wrote."""
-    return frozenset(config.name for config in servers if config.scope == "project")
-
-
-def _launch_folder(project: Path) -> list[Path]:
-    """The project, unless it is the root of the file system: then everything would be in the workspace."""
-    real = project.resolve()
-    return [] if real == real.parent else [project]
 
 
 def _folders_of(config: ServerConfig, *, project: Path) -> Iterator[Path]:
@@ -196,11 +185,6 @@ def _is_here(config: ServerConfig) -> bool:
     addresses = [word for word in config.args if word.startswith(("https://", "http://"))]
     forwards = addresses and any(starts_package(config, package) for package in _FORWARDERS)
     return not forwards or is_here(addresses[0])
-
-
-def _is_contained(config: ServerConfig) -> bool:
-    """Whether the command starts the server in a container or on another machine, so that its paths are not ours."""
-    return config.launched[0] in _CONTAINERS
 
 
 def is_here(url: str) -> bool:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lmstudio_bridge.errors import listed
-from lmstudio_bridge.security.workspace import PROTECTED, Workspace, is_protected, plain_name
+from lmstudio_bridge.security.workspace import MAX_PATH, PROTECTED, Workspace, is_protected, plain_name
 from lmstudio_bridge.text import quoted_name
 
 MAX_WALKED = 200_000  # files among which protected ones are looked for; takes 0.5 s
 MAX_INSIDE = 2_000  # of a protected folder
-_LONGEST = 4_096  # characters of a path
 
 Seen: TypeAlias = Mapping[Path, tuple[int, ...]]
 _STOPPED = (-1,)  # in place of what a file is: its folder was not searched to the end
@@ -89,7 +88,7 @@ def _read_path(file: Path, prefix: str) -> Path | None:
         return None
     try:
         with file.open(encoding="utf-8", errors="surrogateescape") as opened:
-            text = opened.read(_LONGEST)
+            text = opened.read(MAX_PATH)
     except (OSError, ValueError):
         return None
     return file.parent / text[len(prefix) :].strip() if text.startswith(prefix) else None

@@ -134,12 +134,11 @@ class _Reader:
         folders = tuple(self._folder(text) for text in self._strings("folders", paths.get("folders", [])))
         arguments = self._table("arguments", paths.get("arguments", {}))
         named = {self._pattern(key): frozenset(self._strings(key, value)) for key, value in arguments.items()}
-        return Rules(rules, folders, named, sandboxes=self._sandboxes(root.get("sandbox", {})))
-
-    def _sandboxes(self, value: object) -> dict[str, Sandbox | None]:
-        if isinstance(value, bool):
-            value = {EVERY: value}
-        return {name: self._sandbox(name, each) for name, each in self._table("sandbox", value).items()}
+        chosen = root.get("sandbox", {})
+        sandboxes = {EVERY: chosen} if isinstance(chosen, bool) else self._table("sandbox", chosen)
+        return Rules(
+            rules, folders, named, sandboxes={name: self._sandbox(name, sandboxes[name]) for name in sandboxes}
+        )
 
     def _sandbox(self, name: str, value: object) -> Sandbox | None:
         if isinstance(value, bool):

@@ -24,7 +24,7 @@ import lmstudio_bridge
 from lmstudio_bridge.errors import ServerStartError, listed
 from lmstudio_bridge.messages import Confinement, ServerConfig
 from lmstudio_bridge.security.protected import MAX_WALKED, find_protected, find_targets
-from lmstudio_bridge.security.workspace import PROTECTED, is_protected
+from lmstudio_bridge.security.workspace import MAX_PATH, PROTECTED, is_protected
 from lmstudio_bridge.settings import Surroundings
 from lmstudio_bridge.text import quoted_name, shortened
 
@@ -74,7 +74,6 @@ _LOADER = ("LD_", "DYLD_", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")
 """Begins of variables with which an entry would run code in bwrap itself, and so outside of the sandbox."""
 _SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 _CODE = frozenset({".js", ".mjs", ".cjs", ".ts", ".mts", ".py"})
-_LONGEST = 4_096  # characters of a path
 _SHOWN = 200  # characters of a path in an error
 _MOST_LINKS = 40  # on the way to a file, as in Linux
 _OWN = (Path(sys.prefix), Path(sys.base_prefix), Path(lmstudio_bridge.__file__).parent)  # what makes the sandbox
@@ -354,7 +353,7 @@ def _find_named(config: ServerConfig, around: Surroundings) -> Iterator[Path]:
     """The paths that there are of those that the entry names."""
     for word in (config.command, *(each.rpartition("=")[2] for each in config.args)):
         path = (config.cwd or around.project) / word
-        if os.sep in word and len(word) <= _LONGEST and os.path.exists(path):
+        if os.sep in word and len(word) <= MAX_PATH and os.path.exists(path):
             yield path
 
 

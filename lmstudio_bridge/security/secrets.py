@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lmstudio_bridge.messages import ServerConfig
@@ -170,8 +169,6 @@ def _is_secret(name: str, value: str) -> bool:
         return False
     return not (_FILE_NAME.search(name) and _FILE.fullmatch(value.strip()))
 
-
-Span: TypeAlias = tuple[int, int]
 
 _WORD = "[A-Za-z0-9]"
 _DASHED = "[A-Za-z0-9_-]"

@@ -72,7 +72,7 @@ _INSIDE = re.compile(r"[`<(\[{@!]+(.*?)[`>)\]}]*|-{0,2}[\w-]+=(.+)|-\w([/~.].*)"
 """A path in brackets, behind the name of an option, or as `@/a.txt`, as curl reads it."""
 _UNSEEN = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
 _HIDDEN_GLOB = re.compile(r"\.\w.*[*?\[].*", re.DOTALL)
-_MAX_PATH = 4_096  # characters; the system takes no longer path
+MAX_PATH = 4_096  # characters; the system takes no longer path
 _VARIABLE = re.compile(r"\$\{?[A-Z_]|%[A-Za-z_]+%")  # at the start, as in $HOME/.ssh
 CRITERIA = frozenset(
     ("filter", "filters", "match", "query", "where", "projection", "selector", "criteria", "sort", "pipeline")
@@ -133,7 +133,8 @@ class Workspace:
         for reading in _readings(text, home=self.home):
             bases = (base, *self.folders) if ".." not in Path(reading).parts else (base,)
             for each in bases:
-                yield from _ways_up(each / reading)
+                full = os.fspath(each / reading)
+                yield from dict.fromkeys((full, os.path.normpath(full)))  # Node removes `..` before it follows links
 
     def _folder_of(self, real: Path) -> Path | None:
         return next((folder for folder in self.folders if real.is_relative_to(folder)), None)
@@ -235,7 +236,7 @@ def _parts(value: str, *, named: bool) -> tuple[Any, list[str]]:
             return json.loads(value), []
         except (ValueError, RecursionError):
             pass
-    if not named and len(value) > _MAX_PATH:
+    if not named and len(value) > MAX_PATH:
         return None, []
     parts = [part.strip() for part in re.split(r"[,;|\n\t]|\s(?=[/~])" if named else r"[,;|\n\t]", value)]
     if not named and any(len(part.split()) > 1 for part in parts):
@@ -263,7 +264,7 @@ def _is_on_disk(text: str) -> bool:
 def _may_be_path(text: str) -> bool:
     """Whether a server could read a text as a path; a relative one that stays inside does no harm."""
     bare = _bare(text)
-    return 0 < len(bare) <= _MAX_PATH and "\n" not in bare and not _NO_PATH.match(bare)
+    return 0 < len(bare) <= MAX_PATH and "\n" not in bare and not _NO_PATH.match(bare)
 
 
 def names_path(name: str) -> bool:
@@ -298,11 +299,6 @@ def _file_url(text: str) -> str | None:
     """The text after `file:`, with slashes as Node and browsers read them; None if it is not a file URL."""
     found = _FILE_URL.match(_IGNORED.sub("", text))
     return found[1].replace("\\", "/") if found else None
-
-
-def _ways_up(path: Path) -> tuple[str, ...]:
-    """A path as the system reads it, and with `..` removed before links are followed, as Node does."""
-    return tuple(dict.fromkeys((os.fspath(path), os.path.normpath(path))))
 
 
 def _readings(text: str, *, home: Path | None) -> Iterator[str]:
