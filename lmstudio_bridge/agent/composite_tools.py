@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import partial
 from pathlib import PurePosixPath
@@ -23,7 +23,7 @@ from lmstudio_bridge.agent.commit_search import MAX_COMMITS, CommitTools, find_c
 from lmstudio_bridge.agent.first_call import GUESSED
 from lmstudio_bridge.agent.prompts import NOT_CALLED
 from lmstudio_bridge.agent.schemas import SchemaWork, own_spec, text_parameter
-from lmstudio_bridge.agent.tools import Tool, make_tool
+from lmstudio_bridge.agent.tools import Tool, make_tool, required
 from lmstudio_bridge.events import OWN_SERVER
 from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.messages import JSONObject, ServerTool, ToolCall, ToolResult
@@ -224,7 +224,7 @@ class CompositeTools:
                 assert self._commits is not None
                 return await _find_commits(self._commits, inner, values["text"], values["repository"])
             assert self._files is not None
-            files = _Files(self._files, inner, holds, task=self._task, edits=self._edits)
+            files = _Files(self._files, inner, holds, self._task, self._edits)
             known = {name: values[name] for name in tool.spec.parameters["properties"] if name in values}
             return await _ON_FILES[call.name](files, **known)
         except ValueError as exc:
@@ -506,23 +506,21 @@ class _Found:
         return "".join(f"; {part}" for part in parts)
 
 
+@dataclass(slots=True)
 class _Files:
     """The files of one call: walked, read and written with the inner tools. Errors are `ValueError`, for the model.
 
     `task` and `edits` are those of `CompositeTools`.
     """
 
-    def __init__(
-        self, tools: _FileTools, inner: CallInner, holds: HoldsText, *, task: str, edits: set[tuple[str, str, str]]
-    ) -> None:
-        self._tools = tools
-        self._inner = inner
-        self._holds = holds
-        self.task = task
-        self.edits = edits
-        self.unlisted: dict[str, str] = {}  # folders below one that was walked, and why they could not be listed
-        self.binaries: list[str] = []  # files below a folder that were not read
-        self.skipped: list[str] = []  # folders that were left aside
+    tools: _FileTools
+    inner: CallInner
+    holds: HoldsText
+    task: str
+    edits: set[tuple[str, str, str]]
+    unlisted: dict[str, str] = field(default_factory=dict)  # folders below one that was walked, and why they were not
+    binaries: list[str] = field(default_factory=list)  # files below a folder that were not read
+    skipped: list[str] = field(default_factory=list)  # folders that were left aside
 
     async def read_one(self, path: str) -> str:
         """The text of a file."""
@@ -539,7 +537,7 @@ class _Files:
             nonlocal received
             if received > MAX_CHARS:
                 return _TOO_LONG
-            result = await self._call(self._tools.read, path)
+            result = await self._call(self.tools.read, path)
             received += len(result.text)
             return result
 
@@ -591,7 +589,7 @@ class _Files:
             if listed > MAX_FOLDERS:
                 raise ValueError(f"{_shown(folder)} holds more than {MAX_FOLDERS} folders; name a smaller one.")
             below: list[str] = []
-            for path, result in (await _for_each(level, partial(self._call, self._tools.listing))).items():
+            for path, result in (await _for_each(level, partial(self._call, self.tools.listing))).items():
                 if result.is_error and not depth:
                     raise ValueError(f"{_shown(folder)} could not be listed: {_first_line(result.text)}")
                 if result.is_error:
@@ -613,22 +611,22 @@ class _Files:
 
     async def write(self, path: str, text: str, *, old: str) -> tuple[str, bool]:
         """Write a file that was read as `old`, and read it again; what went wrong, and whether it was written."""
-        tool = self._tools.write
+        tool = self.tools.write
         assert tool is not None
-        named = {self._tools.paths[tool.name]: path}
-        held = await self._holds(tool, named, old)
+        named = {self.tools.paths[tool.name]: path}
+        held = await self.holds(tool, named, old)
         if held is False or (held is None and _is_decorated(old)):
             return "not changed, because it cannot be read exactly as it is", False
-        result = await self._call(tool, path, {self._tools.content: text})
+        result = await self._call(tool, path, {self.tools.content: text})
         if result.is_error:
             return f"not changed, {_first_line(result.text)}", False
-        held = await self._holds(tool, named, text)
+        held = await self.holds(tool, named, text)
         if held is None:
-            held = (await self._call(self._tools.read, path)).text.rstrip() == text.rstrip()
+            held = (await self._call(self.tools.read, path)).text.rstrip() == text.rstrip()
         return "" if held else "written, but it does not hold what was written", True
 
     async def _call(self, tool: Tool, path: str, more: JSONObject | None = None) -> ToolResult:
-        return await self._inner(tool, {self._tools.paths[tool.name]: path, **(more or {})})
+        return await self.inner(tool, {self.tools.paths[tool.name]: path, **(more or {})})
 
 
 def _is_decorated(text: str) -> bool:
@@ -646,7 +644,7 @@ def _find_file_tools(tools: Sequence[Tool]) -> _FileTools | None:
         write = _pick(own, _WRITERS, takes=2)
         if read is None or listing is None:
             continue
-        content = next((name for name in _required(write) if _CONTENT_NAME.search(name)), "") if write else ""
+        content = next((name for name in required(write.spec) if _CONTENT_NAME.search(name)), "") if write else ""
         write = write if content else None
         paths = {tool.name: _path_argument(tool, content) for tool in (read, listing, write) if tool}
         return _FileTools(read, listing, write, content, paths) if all(paths.values()) else None
@@ -655,17 +653,12 @@ def _find_file_tools(tools: Sequence[Tool]) -> _FileTools | None:
 
 def _pick(tools: Sequence[Tool], names: Sequence[str], *, takes: int) -> Tool | None:
     """The tool with the first of these names that requires at most so many arguments."""
-    named = {tool.source.name.lower(): tool for tool in tools if len(_required(tool)) <= takes}
+    named = {tool.source.name.lower(): tool for tool in tools if len(required(tool.spec)) <= takes}
     return next((named[name] for name in names if name in named), None)
 
 
-def _required(tool: Tool) -> Sequence[str]:
-    names: Sequence[str] = tool.spec.parameters.get("required", ())
-    return names
-
-
 def _path_argument(tool: Tool, content: str) -> str:
-    names = (*_required(tool), *tool.spec.parameters["properties"])
+    names = (*required(tool.spec), *tool.spec.parameters["properties"])
     return next((name for name in names if name != content and _PATH_NAME.search(name)), "")
 
 

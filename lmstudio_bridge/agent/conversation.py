@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 from lmstudio_bridge.agent.arguments import about_arguments, replayable_arguments
 from lmstudio_bridge.agent.prompts import ANSWER_NOW, is_own_text
@@ -181,6 +181,7 @@ class Conversation:
         self._messages[index] = ToolMessage(message.call_id, text)
 
 
+@dataclass(frozen=True, slots=True)
 class Compactor:
     """Makes room in the conversation of a run.
 
@@ -188,30 +189,28 @@ class Compactor:
     there, so it is done rarely and in big steps.
     """
 
-    def __init__(
-        self, conversation: Conversation, *, store: ResultStore, tell: Emit, delimiter: Delimiter = NO_DELIMITER
-    ) -> None:
-        self._conversation = conversation
-        self._store = store
-        self._tell = tell
-        self._delimiter = delimiter
+    conversation: Conversation
+    _: KW_ONLY
+    store: ResultStore
+    tell: Emit
+    delimiter: Delimiter = NO_DELIMITER
 
     async def compact(self, *, to_chars: int) -> int:
         """Bring the history down to that many characters, if its results allow; returns how many were compacted."""
-        compacted = self._conversation.shrink(to_chars=to_chars, compact=self._line)
+        compacted = self.conversation.shrink(to_chars=to_chars, compact=self._line)
         if compacted:
-            await self._tell(ResultsShrunk(tuple(compacted), tuple(compacted.values())))
+            await self.tell(ResultsShrunk(tuple(compacted), tuple(compacted.values())))
         return len(compacted)
 
     def _line(self, message: ToolMessage, call: ToolCall, room: int) -> str:
         """What replaces a result: one line, after as much of the result as the room allows."""
         if len(message.text) <= _WORTH_COMPACTING:
             return message.text
-        text = self._delimiter.take_out(message.text).rstrip("\n")
+        text = self.delimiter.take_out(message.text).rstrip("\n")
         called = " ".join((call.name, _about(call))).strip()
         line = f'[{called} → {len(text):,} characters, not shown any more; read_result(id="{{}}", offset=0) gives them]'
-        head = text[: max(0, room - len(line) - len(self._delimiter.wrap("")) - 8)]
-        return (f"{self._delimiter.wrap(head)}\n" if head else "") + line.format(self._store.keep(text))
+        head = text[: max(0, room - len(line) - len(self.delimiter.wrap("")) - 8)]
+        return (f"{self.delimiter.wrap(head)}\n" if head else "") + line.format(self.store.keep(text))
 
 
 def result_limit(context_length: int | None) -> int:

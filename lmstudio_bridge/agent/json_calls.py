@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -127,30 +127,42 @@ def json_turns(
     messages: Sequence[Message], specs: Sequence[ToolSpec], *, answer_schema: JSONObject | None = None
 ) -> list[Message]:
     """The conversation for this way of asking: system text with the tools, then user and assistant in turn."""
+    system = describe_tools(specs, answer_schema)
+    if messages and isinstance(messages[0], SystemMessage):
+        system, messages = f"{messages[0].text}\n{system}", messages[1:]
+    # As an answer, what stands for a turn of the model would teach it to answer so.
+    said = [message for message in messages if message != AssistantMessage(GOING_ON)]
+    return [SystemMessage(system), *as_turns(said, say=_as_json)]
+
+
+def as_turns(messages: Iterable[Message], *, say: Callable[[AssistantMessage], str]) -> list[Message]:
+    """The messages as nothing but user and assistant in turn: results are the user's, and `say` puts calls in words."""
     turns: list[Message] = []
     names: dict[str, str] = {}
-    if not isinstance(next(iter(messages), None), SystemMessage):
-        turns.append(SystemMessage(describe_tools(specs, answer_schema)))
     for message in messages:
         match message:
             case SystemMessage(text):
-                turn: Message = SystemMessage(f"{text}\n{describe_tools(specs, answer_schema)}")
+                turn: Message = UserMessage(text)
             case UserMessage():
                 turn = message
             case ToolMessage(call_id, text):
                 turn = UserMessage(f"Result of {names.get(call_id, 'the call')}:\n{text}")
-            case AssistantMessage(text, calls):
-                if not calls and text == GOING_ON:
-                    continue  # as an answer it would teach the model to answer so
+            case AssistantMessage(calls=calls):
                 names |= {call.id: call.name for call in calls}
-                shown = [_encoded(call) for call in calls] or [json.dumps({"answer": text}, ensure_ascii=False)]
-                turn = AssistantMessage("\n".join(shown))
-        last = turns[-1] if turns else None
-        if isinstance(last, UserMessage) and isinstance(turn, UserMessage):
-            turns[-1] = UserMessage(f"{last.text}\n\n{turn.text}", (*last.images, *turn.images))
-        else:
-            turns.append(turn)
+                turn = AssistantMessage(say(message))
+        match turns[-1:], turn:
+            case [UserMessage() as last], UserMessage():
+                turns[-1] = UserMessage(f"{last.text}\n\n{turn.text}", (*last.images, *turn.images))
+            case [AssistantMessage() as last], AssistantMessage():
+                turns[-1] = AssistantMessage(f"{last.text}\n\n{turn.text}")
+            case _:
+                turns.append(turn)
     return turns
+
+
+def _as_json(message: AssistantMessage) -> str:
+    shown = [_encoded(call) for call in message.calls]
+    return "\n".join(shown) or json.dumps({"answer": message.text}, ensure_ascii=False)
 
 
 def describe_tools(specs: Sequence[ToolSpec], answer_schema: JSONObject | None = None) -> str:

@@ -29,7 +29,7 @@ def differing_ranges(old: Sequence[str], new: Sequence[str]) -> list[Range]:
             found += [(a + n, a + n + 1, c + n, c + n + 1) for n in range(b - a) if old[a + n] != new[c + n]]
         else:
             found.append((a, b, c, d))
-    return list(_joined(found))
+    return _joined(found)
 
 
 def span(start: int, end: int) -> str:
@@ -73,15 +73,11 @@ def _anchors(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
     return found[::-1]
 
 
-def _joined(ranges: Sequence[Range]) -> Iterator[Range]:
+def _joined(ranges: Sequence[Range]) -> list[Range]:
     """The ranges, with those that touch each other as one."""
-    last: Range | None = None
-    for each in ranges:
-        if last and (last[1], last[3]) == (each[0], each[2]):
-            last = last[0], each[1], last[2], each[3]
-            continue
-        if last:
-            yield last
-        last = each
-    if last:
-        yield last
+    joined: list[Range] = []
+    for a, b, c, d in ranges:
+        if joined and joined[-1][1::2] == (a, c):
+            a, _, c, _ = joined.pop()
+        joined.append((a, b, c, d))
+    return joined

@@ -164,12 +164,12 @@ async def run(
     return outcome
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class _PausingApprover:
     """An approver whose person may think without using up the time of the run."""
 
-    def __init__(self, approver: Approver, deadline: asyncio.Timeout) -> None:
-        self._approver = approver
-        self._deadline = deadline
+    _approver: Approver
+    _deadline: asyncio.Timeout
 
     async def approve(self, tool: ServerTool, arguments: Sequence[tuple[str, str]]) -> Approval:
         end = self._deadline.when()
@@ -374,20 +374,16 @@ class _Run:
         """What kind of reply it is."""
         if self.last:  # calls cannot be made any more: what the text is without them counts
             reply = dataclasses.replace(reply, calls=())
+        names, schemas, messages = self.names(), self.schemas(), self.conversation.messages
         kind = reply_checks.classify_reply(
-            reply,
-            tools_offered=bool(offered),
-            names=self.names(),
-            schemas=self.schemas(),
-            messages=self.conversation.messages,
+            reply, tools_offered=bool(offered), names=names, schemas=schemas, messages=messages
         )
-        if kind == "answer" and self._delimiter.is_copied(reply.text):
-            return "own_words"  # small models copy the delimiter and stop there, or count it among the lines
-        if kind == "answer" and reply_checks.repeats_task(reply.text, self.conversation.task()):
-            return "own_words"
-        if kind == "answer" and self.copies_tools(reply.text):
-            return "own_words"
-        return kind
+        is_copy = kind == "answer" and (
+            self._delimiter.is_copied(reply.text)  # small models stop there, or count it among the lines
+            or reply_checks.repeats_task(reply.text, self.conversation.task())
+            or self.copies_tools(reply.text)
+        )
+        return "own_words" if is_copy else kind
 
     def copies_tools(self, text: str) -> bool:
         """Whether a text is little more than lines from the list of tools."""
@@ -399,13 +395,11 @@ class _Run:
     ) -> tuple[events.Stop, str] | None:
         """Take a reply whose calls are not run; returns how the run ended, and why without an answer, if it did."""
         if kind == "answer" and number < self.limits.max_rounds:
-            question = "" if self.last else await self.question_coverage(reply.text)
-            if not (question or self.last):
-                question = await self.question_change(reply.text)
-            question = question or await self.question_form(reply.text)
-            if question := question or await self.question_sources(reply.text):
-                self._hint, self._said = question, reply.text
-                return None
+            asks = (self.question_coverage, self.question_change, self.question_form, self.question_sources)
+            for ask in asks[2:] if self.last else asks:  # nothing can be read or changed any more
+                if question := await ask(reply.text):
+                    self._hint, self._said = question, reply.text
+                    return None
         if kind == "answer" or (self.last and reply.text and kind not in (*_NO_ANSWER, "empty")):
             await self.add(AssistantMessage(reply.text))
             self.tally.last_text = reply.text
@@ -419,18 +413,16 @@ class _Run:
         self._poor_turns += 1
         if self._poor_turns > _POOR_TURNS:
             return await self.give_up(kind)
-        self._hint = (
-            prompts.EMPTY_TURN if kind in ("empty", "nothing", "thought_only", "own_words") else prompts.CALL_LOST
-        )
+        says_nothing = kind in ("empty", "nothing", "thought_only", "own_words")
+        self._hint = prompts.EMPTY_TURN if says_nothing else prompts.CALL_LOST
         await self.notice(f"{_POOR_TURN[self._hint]} It was reminded to go on.")
         return None
 
     def is_final(self, kind: reply_checks.ReplyKind, reply: Completion) -> bool:
         """Whether a reminder would bring nothing: the server refuses, or the model only thinks or repeats itself."""
         if kind == "thought_only":
-            is_plan = not self.is_presentable(reply.reasoning) or announces_call(
-                reply.reasoning[-LONGEST:], self.names()
-            )
+            end = reply.reasoning[-LONGEST:]
+            is_plan = not self.is_presentable(reply.reasoning) or announces_call(end, self.names())
             return reply.finish_reason != "length" and not is_plan
         return kind in ("endless", "filtered")
 
@@ -461,12 +453,8 @@ class _Run:
 
     async def question_change(self, answer: str) -> str:
         """What to ask the model that stops without the change that its task asks for; "" if it need not be asked."""
-        if (
-            self._asked_to_change >= _ASKED_TO_CHANGE
-            or reply_checks.gives_up(answer)
-            or denies(answer)
-            or reply_checks.says_already(answer)
-        ):
+        declines = reply_checks.gives_up(answer) or denies(answer) or reply_checks.says_already(answer)
+        if self._asked_to_change >= _ASKED_TO_CHANGE or declines:
             return ""
         if self._evidence.left[0] and not self._asked_to_change:
             self._asked_to_change = _ASKED_TO_CHANGE
@@ -487,9 +475,8 @@ class _Run:
     async def question_form(self, answer: str) -> str:
         """What to ask the model whose answer denies in other words than the task wants; "" if it need not be asked."""
         found = reply_checks.rule_for_failure(self.conversation.task())
-        if self._asked_for_form or found is None or found[0] in answer:
-            return ""
-        if not denies(answer) or len(answer) > _LONGEST_DENIAL:
+        is_denial = denies(answer) and len(answer) <= _LONGEST_DENIAL
+        if self._asked_for_form or not is_denial or found is None or found[0] in answer:
             return ""
         word, rule = found
         self._asked_for_form = True
@@ -509,10 +496,8 @@ class _Run:
         self._questioned = answer
         await self.notice(f"Not in any result: {', '.join(missing[:_ASKED_FACTS])}. The model was asked about it once.")
         if is_absent:  # asked to look it up, small models read the same again and repeat the answer
-            self._answer_now, self._last_hint = (
-                True,
-                prompts.NOT_THERE.format(facts=", ".join(found.absent[:_ASKED_FACTS])),
-            )
+            self._answer_now = True
+            self._last_hint = prompts.NOT_THERE.format(facts=", ".join(found.absent[:_ASKED_FACTS]))
             return self._last_hint
         return prompts.NOT_IN_RESULTS.format(facts=", ".join(missing[:_ASKED_FACTS]))
 

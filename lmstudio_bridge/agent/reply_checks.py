@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from lmstudio_bridge.agent.announcements import LONGEST, announces_call
 from lmstudio_bridge.agent.arguments import is_readable
 from lmstudio_bridge.agent.first_call import names_file
-from lmstudio_bridge.agent.json_calls import tool_line
+from lmstudio_bridge.agent.json_calls import as_turns, tool_line
 from lmstudio_bridge.agent.leaked_calls import ASKS_FOR_TOOLS, holds_bare_arguments, holds_leaked_call
 from lmstudio_bridge.agent.prompts import DATA_BEGINS, is_own_text
 from lmstudio_bridge.agent.schemas import ObjectSchema
@@ -21,7 +22,6 @@ from lmstudio_bridge.messages import (
     AssistantMessage,
     Completion,
     Message,
-    SystemMessage,
     ToolCall,
     ToolMessage,
     ToolSpec,
@@ -412,11 +412,8 @@ def _told(messages: Sequence[Message]) -> list[str]:
 def _is_quotation(text: str, messages: Sequence[Message]) -> bool:
     """Whether a text stands in the data of a server's result, as a line of a log does; composite tools write theirs."""
     words = _words(text)
-    return len(words) >= _SHORTEST_QUOTATION and not _HEADS.search(text) and _is_served(words, messages)
-
-
-def _is_served(words: str, messages: Sequence[Message]) -> bool:
-    """Whether words stand in a row in the data of a server's result."""
+    if len(words) < _SHORTEST_QUOTATION or _HEADS.search(text):
+        return False
     calls = (call for message in messages if isinstance(message, AssistantMessage) for call in message.calls)
     served = {call.id for call in calls if "__" in call.name}
     results = (message.text for message in messages if isinstance(message, ToolMessage) and message.call_id in served)
@@ -508,8 +505,7 @@ def without_half_call(reply: Completion) -> Completion:
     if not reply.calls or reply.calls[-1].arguments.strip():
         return reply
     *whole, last = reply.calls
-    calls = (*whole, ToolCall(last.id, last.name, "{"))
-    return Completion(reply.text, reply.reasoning, calls, reply.finish_reason, reply.model, reply.usage)
+    return replace(reply, calls=(*whole, ToolCall(last.id, last.name, "{")))
 
 
 def _is_uncounted(reply: Completion) -> bool:
@@ -570,20 +566,10 @@ def plain_turns(messages: Sequence[Message]) -> list[Message]:
 
     The system text goes before the first user turn; calls and results become text.
     """
-    turns: list[UserMessage | AssistantMessage] = []
-    names: dict[str, str] = {}
-    for message in messages:
-        match message:
-            case SystemMessage(text) | UserMessage(text):
-                turn: UserMessage | AssistantMessage = UserMessage(text)
-            case ToolMessage(call_id, text):
-                turn = UserMessage(f"Result of {names.get(call_id, 'the call')}:\n{text}")
-            case AssistantMessage(text, calls):
-                names |= {call.id: call.name for call in calls}
-                called = [f"I call {call.name} with {call.arguments or '{}'}" for call in calls]
-                turn = AssistantMessage("\n".join(part for part in (text, *called) if part))
-        if turns and type(turns[-1]) is type(turn):
-            turns[-1] = type(turn)(f"{turns[-1].text}\n\n{turn.text}")
-        else:
-            turns.append(turn)
-    return list(turns)
+    texts = (UserMessage(message.text) if isinstance(message, UserMessage) else message for message in messages)
+    return as_turns(texts, say=_in_words)
+
+
+def _in_words(message: AssistantMessage) -> str:
+    called = [f"I call {call.name} with {call.arguments or '{}'}" for call in message.calls]
+    return "\n".join(part for part in (message.text, *called) if part)

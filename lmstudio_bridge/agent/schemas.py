@@ -318,7 +318,5 @@ def _simple_property(schema: Any) -> dict[str, Any]:
     if isinstance(description := schema.get("description"), str):
         simple["description"] = description
     if simple["type"] == "array":
-        items = schema.get("items")
-        item_kind = items.get("type") if isinstance(items, Mapping) else None
-        simple["items"] = {"type": item_kind if isinstance(item_kind, str) else "string"}
+        simple["items"] = {"type": _simple_property(schema.get("items"))["type"]}
     return simple

@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation, localcontext
 from typing import Any
@@ -132,9 +133,7 @@ def add_at_end(text: str, lines: str) -> str:
     """The text with these lines after its last one, with the line ends that it has."""
     end = "\r\n" if text.count("\r\n") == text.count("\n") > 0 else "\n"
     lines = re.sub(r"\r?\n", end, lines.strip("\r\n"))
-    return (
-        f"{text}{end if text and not text.endswith(end) else ''}{lines}{end if text.endswith(end) or not text else ''}"
-    )
+    return f"{text}{lines}{end}" if not text or text.endswith(end) else f"{text}{end}{lines}"
 
 
 def show_changes(path: str, old: str, new: str) -> str:
@@ -239,28 +238,20 @@ def _table(text: str) -> dict[str, str] | None:
 def _differing_lines(first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> Iterator[str]:
     (path, lines), (other_path, others) = first, second
     for a, b, c, d in differing_ranges(lines, others):
-        for number in range(max(b - a, d - c)):
-            left, right = a + number, c + number
-            if left < b and right < d:
-                yield (
-                    f"{path}:{left + 1}: {cut_line(lines[left])}\n  {other_path}:{right + 1}: {cut_line(others[right])}"
-                )
-            elif left < b:
-                yield f"in {path} but not in {other_path}: line {left + 1}: {cut_line(lines[left])}"
-            else:
-                yield f"in {other_path} but not in {path}: line {right + 1}: {cut_line(others[right])}"
+        old = [(number + 1, cut_line(lines[number])) for number in range(a, b)]
+        new = [(number + 1, cut_line(others[number])) for number in range(c, d)]
+        for (left, line), (right, other) in zip(old, new, strict=False):
+            yield f"{path}:{left}: {line}\n  {other_path}:{right}: {other}"
+        yield from (f"in {path} but not in {other_path}: line {left}: {line}" for left, line in old[len(new) :])
+        yield from (f"in {other_path} but not in {path}: line {right}: {other}" for right, other in new[len(old) :])
 
 
 def _settings(text: str) -> dict[str, str] | None:
     """The settings in a text by name; None if it holds anything else."""
-    try:
+    with suppress(ValueError, RecursionError):
         value = json.loads(text, object_pairs_hook=_without_duplicates)
-        if isinstance(value, dict):
-            return dict(_flat(value))
-    except (ValueError, RecursionError):
-        value = None
-    if value is not None:
-        return None
+        if value is not None:
+            return dict(_flat(value)) if isinstance(value, dict) else None
     found: dict[str, str] = {}
     section = ""
     for line in text.splitlines():

@@ -262,8 +262,8 @@ class ToolSelection:
 
     def listing_tool(self, name: str) -> str:
         """The offered tool of the same server that lists the names which this tool needs; "" if there is none."""
-        own = set(next((_required(spec) for spec in self.offered if spec.name == name), ()))
-        fitting = [spec.name for spec in self._beside(name) if _required(spec) and own.issuperset(_required(spec))]
+        own = set(next((required(spec) for spec in self.offered if spec.name == name), ()))
+        fitting = [spec.name for spec in self._beside(name) if required(spec) and own.issuperset(required(spec))]
         found = [
             (rank, each)
             for each in fitting
@@ -393,7 +393,8 @@ def _free_name(tool: ServerTool, *, taken: Container[str]) -> str:
     return free
 
 
-def _required(spec: ToolSpec) -> Sequence[str]:
+def required(spec: ToolSpec) -> Sequence[str]:
+    """The names of the arguments that the tool requires."""
     names: Sequence[str] = spec.parameters.get("required", ())
     return names
 
