@@ -341,7 +341,13 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
     data = "\n".join(_with_name(path, text.rstrip(), each_line=is_short) for path, text in found.texts.items())
     left_out = f"; {counted(len(files.binaries), 'file')} without text left out" if files.binaries else ""
     head = f"{guessed}{counted(len(found.texts), 'file')} read{found.problems()}{left_out}."
-    return CompositeResult(head, data, seen=tuple(found.texts.items()), looked_at=tuple(found.texts))
+    extremes = "\n".join(text_operations.find_extremes(found.texts)) if is_short and not found.failed else ""
+    return CompositeResult(
+        f"{head}\n{extremes}" if extremes else head,
+        data,
+        seen=(*found.texts.items(), *([("read_files", extremes)] if extremes else [])),
+        looked_at=tuple(found.texts),
+    )
 
 
 def _with_name(path: str, text: str, *, each_line: bool) -> str:

@@ -96,6 +96,8 @@ WHOLE_PATH = "Give the whole new path of the file, such as {path}."
 
 FOUND_NOTHING = "Nothing was found. Fewer words may find more."
 
+NOTHING_BELOW = "Nothing is listed below that heading. {tools} may show more."
+
 SHORTER_SEARCH = "Nothing was found with all of these words. With {query} alone:"
 
 FILE_CREATED = "{path}: created, {lines}"

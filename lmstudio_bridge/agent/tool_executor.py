@@ -69,6 +69,7 @@ _SHORTER = 2  # searches with fewer words
 _INNER_TEXT = 4_000  # characters of the result of an inner call that are told
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _PATH = re.compile(r"path|file", re.IGNORECASE)
+_BARE_HEADING = re.compile(r"[^\n:]{1,60}:")  # such as "Staged changes:", with nothing below it
 _SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _QUERY = re.compile(r"query|search|text|keyword|term|^q$", re.IGNORECASE)
 _WORDS = re.compile(r"[\w@.-]*\w")
@@ -549,6 +550,9 @@ class ToolExecutor:
                 text += f"\n{prompts.FOUND_NOTHING}"
         else:
             self._has_found = True
+            is_bare = tool.read_only is True and bool(_BARE_HEADING.fullmatch(whole.strip()))
+            if is_bare and (others := self._selection.sibling_tools(call.name)):
+                text += f"\n{prompts.NOTHING_BELOW.format(tools=' or '.join(others))}"
         return text + self._take_notes()
 
     def _hint(self, call: ToolCall, arguments: JSONObject, error: str) -> str:

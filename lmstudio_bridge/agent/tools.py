@@ -273,6 +273,12 @@ class ToolSelection:
         best = min(found, default=(0, ""))[1]
         return "" if name in {each for _, each in found} else best
 
+    def sibling_tools(self, name: str) -> list[str]:
+        """The offered tools that are named as this one but for the last word, as git_diff_staged and git_diff are."""
+        stem = name.rpartition("_")[0]
+        known = (spec.name for spec in self.offered if spec.name != name)
+        return [each for each in known if stem in (each, each.rpartition("_")[0]) and "_" in stem.partition("__")[2]]
+
     def making_tool(self, name: str) -> str:
         """The offered tool of the same server that makes a file; "" if there is none."""
         return next((spec.name for spec in self._beside(name) if _MAKES.search(spec.name)), "")

@@ -27,7 +27,8 @@ _DENIAL = re.compile(
 _EXCUSE = re.compile(
     r"\b(?:cannot|can.?t|could not|couldn.?t|unable to|not able to|do not|don.?t|need to|have to) (?:directly )?"
     r"(?:have )?(?:access|open|read)\b"
-    r"|\b(?:file|folder|path|repository) \S+ (?:was not found|not found|does not exist|doesn.t exist|could not be)"
+    r"|(?<!in )(?<!in the )\b(?:file|folder|path|repository) \S+ "
+    r"(?:was not found|not found|does not exist|doesn.t exist|could not be)"
     r"|no such file|\blet me (?:check|look|read|search|see)|\b(?:i.ll|i will) (?:need|check|look|read|search|now)",
     re.IGNORECASE,
 )

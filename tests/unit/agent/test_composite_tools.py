@@ -449,6 +449,16 @@ async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
     assert (await many.call("read_files", paths=["jobs/1.txt"])).is_error
 
 
+async def test_above_short_files_with_the_same_number_stands_which_is_the_highest() -> None:
+    found = await Disk({"d/a.txt": "score: 9", "d/b.txt": "score: 12", "d/c.txt": "score: 7"}).call(
+        "read_files", paths=["d"]
+    )
+
+    assert found.text == "3 files read.\nscore: highest 12 in d/b.txt; lowest 7 in d/c.txt; total 28"
+    assert found.data == "d/a.txt: score: 9\nd/b.txt: score: 12\nd/c.txt: score: 7"
+    assert ("read_files", "score: highest 12 in d/b.txt; lowest 7 in d/c.txt; total 28") in found.seen
+
+
 async def test_files_are_counted_by_extension() -> None:
     found = await Disk(SOURCES).call("count_files", folder="src")
     assert found.text == "3 files in src and its subfolders, without src/node_modules:"

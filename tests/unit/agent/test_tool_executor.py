@@ -679,6 +679,19 @@ async def test_a_search_that_found_nothing_is_answered_with_advice(text: str, ad
     assert result.text == (f"{text}\n{prompts.FOUND_NOTHING}" if advised else text)
 
 
+@pytest.mark.parametrize(
+    ("text", "advised"), [("Staged changes:\n", True), ("Staged changes:\n-a", False), ("Clean.", False)]
+)
+async def test_a_heading_with_nothing_below_it_names_the_tools_that_show_the_rest(text: str, advised: bool) -> None:
+    names = ("git_diff_staged", "git_diff", "git_log")
+    diffs = tuple(ServerTool("fs", name, "Diff.", PATH, read_only=True) for name in names)
+    given = Case(FakeTools({("fs", "git_diff_staged"): ToolResult(text)}), more=diffs)
+
+    [result] = await given.answer(calls(("git_diff_staged", ".")))
+
+    assert result.text == text + (f"\n{prompts.NOTHING_BELOW.format(tools='fs__git_diff')}" if advised else "")
+
+
 async def test_a_search_that_found_nothing_after_a_call_that_brought_something_gets_no_advice() -> None:
     """A 1.5B model that looked whether its work was there took it for lost, and undid it."""
     search = ServerTool("fs", "search_all", "Searches.", PATH, read_only=True)

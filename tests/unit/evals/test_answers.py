@@ -241,6 +241,7 @@ NO_FAX = says_not_there("fax", "telefax", never=(481516, 234211), of_others=["Bo
     [
         "There is no fax number of Ana in contacts.txt.",
         "I could not find a fax number for Ana.",
+        "The fax number of Ana in the file contacts.txt was not found.",
         "The file contacts.txt doesn't list a fax number for Ana, only her phone number, 481516.",
         "No fax number is listed for Ana. Her phone number is 481516.",
         "Fax: not found\nPhone: 481516",
