@@ -32,7 +32,7 @@ from tests.lmstudio_sim.server import Simulator, open_simulator
 QWEN = "qwen/qwen3-4b"
 GEMMA = "google/gemma-3-1b"
 NOMIC = "text-embedding-nomic"
-BOUND_SECONDS = 10.0
+BOUND_SECONDS = 60.0
 
 T = TypeVar("T")
 
