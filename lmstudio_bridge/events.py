@@ -58,7 +58,6 @@ NOT_ASKED = "limit of questions"  # the rule of one about which nobody was asked
 UNREAD_FILE = "unread file"  # the rule of a call that would have replaced a file which the run had not read
 UNKNOWN_TOOL = "unknown tool"  # the rule of a call of a tool that there is not
 OWN_TOOLS = 6_300  # characters of our own tool definitions; tests/contract/test_server.py holds them below 7,000
-_STARTED_LATER = "needed on the way"
 _UNAPPROVED = {NOT_APPROVED: ", and was not approved", NOT_ASKED: ", and the run may ask the user no more questions"}
 _SHOWN_NAME = 64  # characters of a tool's name
 _SHOWN_REASON = 120  # characters of why a call failed
@@ -659,7 +658,7 @@ class Tally:
             case ServerReady(server=server):
                 if server in self._not_started:
                     del self._not_started[server]
-                    self._started[server] = _STARTED_LATER
+                    self._started[server] = "needed on the way"
             case ServerFailed(server=server, reason=reason):
                 self._started.pop(server, None)
                 self._not_started.pop(server, None)
@@ -713,9 +712,9 @@ class Tally:
         nothing_changed = not self.items and (self._files.left_all() or made.changed_nothing(asked=asked))
         of_items = self.items.finished.values() if self.items else ()
 
-        def is_true(text: str) -> bool:
-            return text != READ_ONLY or not made.may_have_written  # a call may have been approved
-
+        # A call may have been approved; and that nothing was changed says it, too.
+        untrue = {READ_ONLY} if made.may_have_written else set()
+        said = {READ_ONLY} if nothing_changed else set()
         return Outcome(
             stop=self._end.stop,
             answer=self._end.answer if self._ended else self.last_text,
@@ -725,7 +724,7 @@ class Tally:
             calls=self._calls,
             usage=self._usage,
             seconds=self._end.seconds,
-            warnings=tuple(filter(is_true, self._warnings)),
+            warnings=tuple(text for text in self._warnings if text not in untrue),
             needed_write=tuple(self._needed_write),
             sources=(*made.sources(), *dict.fromkeys(source for each in of_items for source in each.sources)),
             brief=self._brief,
@@ -739,7 +738,7 @@ class Tally:
             failed=made.failed(),
             failed_writes=made.failed_writes(),
             nothing_changed=nothing_changed,
-            notes=tuple(note for note in filter(is_true, self._notes) if note != READ_ONLY or not nothing_changed),
+            notes=tuple(text for text in self._notes if text not in untrue | said),
             access=self._access,
             changes=(
                 *self._files.changes,

@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 MAX_ALIKE = 5  # items in a row that fail for the same outside reason; then the run pauses
 _NUMBERS = re.compile(r"\d+")
 _HOPELESS: frozenset[events.Stop] = frozenset({"stuck", "context_full"})  # such a conversation is not gone on with
-_INTERNAL = "Internal error in the bridge; its log on stderr says more."
 
 
 class DoRun(Protocol):
@@ -137,7 +136,7 @@ async def safe_outcome(work: Awaitable[events.Outcome]) -> events.Outcome:
         return events.Outcome("failed", error=exc.explain(), outside=not isinstance(exc, ContextOverflowError))
     except Exception as exc:  # a bug must not end the other items
         logger.error("the run of an item failed with an unexpected error", exc_info=exc)
-        return events.Outcome("failed", error=_INTERNAL)
+        return events.Outcome("failed", error="Internal error in the bridge; its log on stderr says more.")
 
 
 async def run_items(

@@ -16,7 +16,6 @@ from lmstudio_bridge.text import clean_text, one_line, shortened
 
 NO_CALLS = "no tool calls"
 NONE_WORKED = "no tool call worked"
-_UNDER_WAY = "it was under way and may have changed something"
 _LEAST_ITEM = 60  # characters of an item that are always shown: it says what the row is about
 _CELLS = (2_000, 1_000, 500, 250, 120, 80, 60, 40, 30, 20, 10)  # characters of a cell, tried until the table fits
 _MOST_COLUMNS = 20  # of what answers hold; beyond, a table cannot be read
@@ -40,9 +39,9 @@ def item_rows(items: ItemResults, *, access: Access) -> list[dict[str, Any]]:
     for number, item in enumerate(items.listed.items, start=1):
         outcome = items.finished.get(number, Outcome("failed"))
         status = "not_done" if number not in items.finished else "done" if outcome.is_done else "failed"
-        may_have_changed = number in items.unsure or (number in items.open and access == "write")
         reasons = [why_not_done(outcome)] if status == "failed" else []
-        reasons += [_UNDER_WAY] if may_have_changed and status != "done" else []
+        if status != "done" and (number in items.unsure or (number in items.open and access == "write")):
+            reasons.append("it was under way and may have changed something")
         rows.append(
             {
                 "item": item,

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TypeAlias, get_args, get_origin, get_type_hints
@@ -48,7 +49,6 @@ MAX_FILES = 10_000  # looked at in one pruning; a larger folder gets smaller wit
 RESERVE = 64 * 1024  # bytes for the end of a run, if the journal cannot be written
 _RESERVED, _END = ".reserve", ".end"  # the file with that room, and its name once the journal cannot be written
 _SHORT_ANSWER, _SHORT_ERROR = 8_000, 1_000  # characters of answer and error that fit into it in any encoding
-_NOT_WHOLE = "Its journal could not be written to its end."
 _LOCK_TRIES = 200  # a millisecond apart
 PAUSE = 60.0  # seconds between two prunings: each reads the whole folder
 AUDIT_ONLY = "Only audit lines are kept of runs: LMSTUDIO_BRIDGE_JOURNAL is audit."
@@ -253,8 +253,8 @@ def read_timed_events(path: Path, *, lines: int | None = None) -> list[TimedEven
             missing = 0
             found.append(TimedEvent(_time(value.get("at")), event))
     if lines is None and path.suffix != _END and (end := path.with_suffix(_END)).is_file():
-        ending = read_timed_events(end)
-        found += ending if ending else [TimedEvent(None, events.JournalCut(_NOT_WHOLE))]
+        not_whole = TimedEvent(None, events.JournalCut("Its journal could not be written to its end."))
+        found += read_timed_events(end) or [not_whole]
     return found
 
 
@@ -397,9 +397,7 @@ class JournalPruner:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._folder = folder
-        self._max_age = max_age
-        self._max_bytes = max_bytes
+        self._prune = partial(prune_journals, folder, max_age=max_age, max_bytes=max_bytes)
         self._clock = clock
         self._now = now
         self._due = float("-inf")
@@ -409,9 +407,7 @@ class JournalPruner:
         if self._clock() < self._due:
             return
         self._due = self._clock() + PAUSE
-        await asyncio.to_thread(
-            prune_journals, self._folder, max_age=self._max_age, max_bytes=self._max_bytes, now=self._now()
-        )
+        await asyncio.to_thread(self._prune, now=self._now())
 
 
 def prune_journals(folder: Path, *, max_age: float, max_bytes: int, now: float, most: int = MAX_FILES) -> None:

@@ -376,8 +376,9 @@ def savings_rows(runs: Iterable[StoredRun]) -> list[list[str]]:
     """What the runs spared their callers, under `SAVINGS_COLUMNS`: by day, the newest first, and in all."""
     days: dict[str, list[Savings]] = {}
     for run in runs:
+        savings = report_of(run).savings()
         for day in (run.time.partition(" ")[0], _ALL_DAYS):
-            days.setdefault(day, []).append(report_of(run).savings())
+            days.setdefault(day, []).append(savings)
     rows = []
     for day in sorted(days, reverse=True):
         whole = Savings(sum(each.kept for each in days[day]), sum(each.spent for each in days[day]))
