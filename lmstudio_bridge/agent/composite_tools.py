@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -41,7 +42,11 @@ _SHOWN_DEFINITIONS = 3
 _SHOWN_PLACES = 10
 _SHOWN_COMMITS = 20
 _SHORT_FILE = 5  # lines; with more, names before each would be most of the text
+_NEAREST = 3  # folders above a path that is not there in which names are looked for
+_SHOWN_NAMES = 40
 _GUESSED_FOLDER = 20  # files that are read in place of those whose names were guessed
+NO_SUCH_PATH = re.compile(r"\bENOENT\b|\bno such (?:file|dir)|\bdoes not exist\b", re.IGNORECASE)
+_PLACES = ("path", "folder", "path_a")  # arguments that name a file or a folder
 _MISSING = re.compile(r"ENOENT|no such file|not found|not exist", re.IGNORECASE)
 _SKIPPED = frozenset({".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache"})
 _BINARY = re.compile(
@@ -228,7 +233,21 @@ class CompositeTools:
             known = {name: values[name] for name in tool.spec.parameters["properties"] if name in values}
             return await _ON_FILES[call.name](files, **known)
         except ValueError as exc:
-            return CompositeResult(str(exc), is_error=True)
+            named = values.get("paths") or [value for name, value in values.items() if name in _PLACES]
+            near = await self.names_near(named[0], inner) if named and NO_SUCH_PATH.search(str(exc)) else None
+            return CompositeResult(f"{exc}\n{near[0]}" if near else str(exc), near[1] if near else "", is_error=True)
+
+    async def names_near(self, path: str, inner: CallInner) -> tuple[str, str] | None:
+        """For a path that is not there: what to call the nearest folder above it that is, and the names in it."""
+        if self._files is None:
+            return None
+        listing = self._files.listing
+        for parent in islice(PurePosixPath(_tidy(path)).parents, _NEAREST):
+            listed = await inner(listing, {self._files.paths[listing.name]: str(parent)})
+            names = [f"{name}/" if is_folder else name for name, is_folder in read_listing(listed.text)]
+            if names and not listed.is_error:
+                return f"In {_shown(str(parent))} there are:", "\n".join(names[:_SHOWN_NAMES])
+        return None
 
 
 async def _find_commits(tools: CommitTools, inner: CallInner, text: str, repository: str) -> CompositeResult:

@@ -17,7 +17,7 @@ import anyio
 from lmstudio_bridge import events
 from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.arguments import about_arguments
-from lmstudio_bridge.agent.composite_tools import SEARCHING, CompositeTools
+from lmstudio_bridge.agent.composite_tools import NO_SUCH_PATH, SEARCHING, CompositeTools
 from lmstudio_bridge.agent.conversation import holds_nothing, says_failed
 from lmstudio_bridge.agent.first_call import asks_to_overwrite
 from lmstudio_bridge.agent.grounding import Evidence
@@ -378,6 +378,8 @@ class ToolExecutor:
             text = (await _off_the_loop(self._redact, result.text))[:_INNER_TEXT]
         else:
             text = await self._shown(call, prepared, result, advice)
+            if self._weak and result.is_error and NO_SUCH_PATH.search(result.text):
+                text += await self._show_names_near(number, call, prepared.arguments)
         text = f"{prompts.SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         changes = await self._changes(prepared, held, result, inner=inner)
         is_seen = changes not in ("", f"\n{prompts.CHANGED_NOTHING}")  # the watch of files knows better
@@ -480,6 +482,21 @@ class ToolExecutor:
             if not (found.is_error or holds_nothing(found.text)):
                 return query, found
         return "", result
+
+    async def _show_names_near(self, number: int, call: ToolCall, arguments: JSONObject) -> str:
+        """The names beside a path that is not there: small models try others like it until the last round."""
+
+        async def run_inner(tool: Tool, arguments: JSONObject) -> ToolResult:
+            inner = ToolCall(f"{call.id}.1", tool.name, _as_json(arguments))
+            return await self._answer(number, inner, inner=True)
+
+        path = next((each for name, each in arguments.items() if _PATH.search(name) and isinstance(each, str)), "")
+        near = await self._composites.names_near(path, run_inner) if path else None
+        if near is None:
+            return ""
+        head, names = (self._redact(clean_text(each)[0]) for each in near)
+        self._evidence.add(path, names)
+        return f"\n{head}\n{self._store.show(names)}"
 
     async def _run_composite(self, number: int, call: ToolCall) -> ToolResult:
         """The result of a call of one of the bridge's own tools that call servers' tools."""

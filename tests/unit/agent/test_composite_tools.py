@@ -192,7 +192,8 @@ class TestFindText:
 
     async def test_a_folder_that_is_not_there_is_an_error(self) -> None:
         found = await Disk(SOURCES).call("find_text", text="x", folder="lib")
-        assert (found.text, found.is_error) == ("lib could not be listed: ENOENT: no such folder", True)
+        assert found.text.startswith("lib could not be listed: ENOENT: no such folder\n")
+        assert found.is_error
 
     async def test_definitions_come_first_where_there_are_too_many_lines(self) -> None:
         disk = Disk({"a.py": "use(it)\n" * MAX_HITS, "b.py": "def it():\n"})
@@ -447,6 +448,24 @@ async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
     assert (await disk.call("read_files", tools=tools, paths=["jobs/1.txt"])).is_error
     many = Disk({f"jobs/{number}.txt": "x" for number in range(100, 121)})
     assert (await many.call("read_files", paths=["jobs/1.txt"])).is_error
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "near", "names"),
+    [
+        ("read_files", {"paths": ["folder/a.csv"]}, "the working folder", "d/\nx.md"),
+        ("find_text", {"text": "x", "folder": "dd"}, "the working folder", "d/\nx.md"),
+        ("compare_files", {"path_a": "x.md", "path_b": "d/e"}, "the working folder", "d/\nx.md"),
+        ("total_column", {"path": "d/e/f/g.csv", "column": "a", "where": ""}, "d", "b.txt"),
+    ],
+)
+async def test_where_a_path_is_not_there_the_names_beside_it_are_shown(
+    name: str, arguments: dict[str, Any], near: str, names: str
+) -> None:
+    found = await Disk({"d/b.txt": "1", "x.md": "2"}).call(name, **arguments)
+
+    assert found.is_error
+    assert (found.text.splitlines()[-1], found.data) == (f"In {near} there are:", names)
 
 
 async def test_above_short_files_with_the_same_number_stands_which_is_the_highest() -> None:

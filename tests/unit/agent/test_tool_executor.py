@@ -472,6 +472,18 @@ def disk_call(name: str, **arguments: str) -> list[ToolCall]:
     return [ToolCall("c1", f"disk__{name}", json.dumps(arguments))]
 
 
+@pytest.mark.parametrize(("weak", "shown"), [(True, True), (False, False)])
+async def test_small_models_are_shown_the_names_beside_a_path_that_is_not_there(weak: bool, shown: bool) -> None:
+    files = Files()
+    files.held["."] = "[DIR] notes\n[FILE] todo.md"
+    given = on_files(files, weak=weak)
+
+    [result] = await given.answer(disk_call("read_text_file", path="note/todo.md"))
+
+    assert result.is_error
+    assert ("In the working folder there are:" in result.text and "notes/" in result.text) is shown
+
+
 DIFF = "+++ a.md\n@@ -1 +1 @@\n-one\n+a secret\x1b[2J"
 UNCHANGED = "\nThis call changed nothing: the file is as it was."
 
