@@ -46,7 +46,7 @@ _NEAREST = 3  # folders above a path that is not there in which names are looked
 _SHOWN_NAMES = 40
 _GUESSED_FOLDER = 20  # files that are read in place of those whose names were guessed
 NO_SUCH_PATH = re.compile(r"\bENOENT\b|\bno such (?:file|dir)|\bdoes not exist\b", re.IGNORECASE)
-_PLACES = ("path", "folder", "path_a")  # arguments that name a file or a folder
+_PLACES = ("path", "folder", "path_a", "path_b")  # arguments that name a file or a folder
 _MISSING = re.compile(r"ENOENT|no such file|not found|not exist", re.IGNORECASE)
 _SKIPPED = frozenset({".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache"})
 _BINARY = re.compile(
@@ -234,11 +234,12 @@ class CompositeTools:
             return await _ON_FILES[call.name](files, **known)
         except ValueError as exc:
             named = values.get("paths") or [value for name, value in values.items() if name in _PLACES]
-            near = await self.names_near(named[0], inner) if named and NO_SUCH_PATH.search(str(exc)) else None
+            gone = next((path for path in named if _tidy(path) in str(exc)), named[0] if named else "")
+            near = await self.names_near(gone, inner) if gone and NO_SUCH_PATH.search(str(exc)) else None
             return CompositeResult(f"{exc}\n{near[0]}" if near else str(exc), near[1] if near else "", is_error=True)
 
     async def names_near(self, path: str, inner: CallInner) -> tuple[str, str] | None:
-        """For a path that is not there: what to call the nearest folder above it that is, and the names in it."""
+        """For a path that is not there: what to say of the nearest folder above it that is, and the names in it."""
         if self._files is None:
             return None
         listing = self._files.listing
@@ -246,7 +247,10 @@ class CompositeTools:
             listed = await inner(listing, {self._files.paths[listing.name]: str(parent)})
             names = [f"{name}/" if is_folder else name for name, is_folder in read_listing(listed.text)]
             if names and not listed.is_error:
-                return f"In {_shown(str(parent))} there are:", "\n".join(names[:_SHOWN_NAMES])
+                wanted = PurePosixPath(path).stem.casefold()
+                alike = [each for each in names if PurePosixPath(each).stem.casefold() == wanted]
+                advice = f'Call it again with "{(parent / alike[0]).as_posix()}". ' if len(alike) == 1 else ""
+                return f"{advice}In {_shown(str(parent))} there are:", "\n".join(names[:_SHOWN_NAMES])
         return None
 
 

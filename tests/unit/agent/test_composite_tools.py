@@ -451,21 +451,28 @@ async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "near", "names"),
+    ("name", "arguments", "head", "names"),
     [
-        ("read_files", {"paths": ["folder/a.csv"]}, "the working folder", "d/\nx.md"),
-        ("find_text", {"text": "x", "folder": "dd"}, "the working folder", "d/\nx.md"),
-        ("compare_files", {"path_a": "x.md", "path_b": "d/e"}, "the working folder", "d/\nx.md"),
-        ("total_column", {"path": "d/e/f/g.csv", "column": "a", "where": ""}, "d", "b.txt"),
+        ("read_files", {"paths": ["folder/a.csv"]}, "In the working folder there are:", "d/\nx.md"),
+        ("find_text", {"text": "x", "folder": "dd"}, "In the working folder there are:", "d/\nx.md"),
+        ("compare_files", {"path_a": "x.md", "path_b": "d/e"}, "In d there are:", "b.txt"),
+        ("total_column", {"path": "d/e/f/g.csv", "column": "a", "where": ""}, "In d there are:", "b.txt"),
+        (
+            "find_text",
+            {"text": "x", "folder": "folder/D"},
+            'Call it again with "d". In the working folder there are:',
+            "d/\nx.md",
+        ),
+        ("read_files", {"paths": ["d/e/B.csv"]}, 'Call it again with "d/b.txt". In d there are:', "b.txt"),
     ],
 )
 async def test_where_a_path_is_not_there_the_names_beside_it_are_shown(
-    name: str, arguments: dict[str, Any], near: str, names: str
+    name: str, arguments: dict[str, Any], head: str, names: str
 ) -> None:
     found = await Disk({"d/b.txt": "1", "x.md": "2"}).call(name, **arguments)
 
     assert found.is_error
-    assert (found.text.splitlines()[-1], found.data) == (f"In {near} there are:", names)
+    assert (found.text.splitlines()[-1], found.data) == (head, names)
 
 
 async def test_above_short_files_with_the_same_number_stands_which_is_the_highest() -> None:
