@@ -434,15 +434,14 @@ def _looks_like_last_line(line: str) -> bool:
         )
         if not parts:
             return False
+        letters = _NO_LETTERS.sub("", parts[2]).translate(_DIGITS_AS_LETTERS)
+        others = [one for one, other in zip(letters, _LAST_LINE, strict=True) if one != other]
+        if 2 * len(others) > len(_LAST_LINE) or any(each <= "\x7f" for each in others):
+            continue
         before, after = parts[1], shown[parts.end() :]
         rest = _NO_LETTERS.sub("", after).translate(_DIGITS_AS_LETTERS).replace("l", "i")
         is_cell = "|" in before and not _REST_OF_CELL.match(after)
-        if not (rest.startswith(_GOES_ON) or _BRACKET.search(before) or is_cell or _SIGNED.match(after)):
-            continue
-        letters = _NO_LETTERS.sub("", parts[2]).translate(_DIGITS_AS_LETTERS)
-        pairs = list(zip(letters, _LAST_LINE, strict=True))
-        same = sum(one == other for one, other in pairs)
-        if 2 * same >= len(_LAST_LINE) and all(one == other or one > "\x7f" for one, other in pairs):
+        if rest.startswith(_GOES_ON) or _BRACKET.search(before) or is_cell or _SIGNED.match(after):
             return True
     return False
 
