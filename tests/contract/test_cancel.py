@@ -19,7 +19,7 @@ from tests.support.raw_client import Era
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
-PATIENCE = 30.0  # seconds, for what happens within one on a machine that is not busy
+PATIENCE = 60.0  # seconds, for what happens within one on a machine that is not busy
 SLOWLY = StreamOptions(token_delay_seconds=0.01)
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 SLOPPY = Path(__file__).with_name("sloppy_server.py")
-PATIENCE = 30.0  # seconds, for what must happen at once on a machine that is not busy
+PATIENCE = 60.0  # seconds, for what must happen at once on a machine that is not busy
 
 
 def is_running(pid: int) -> bool:
