@@ -412,14 +412,15 @@ def resolve_tool_name(name: str, offered: Collection[str]) -> str | None:
         return plain
     if (spelled := re.sub(r"[^a-z0-9_]+", "_", plain.lower())) in offered:
         return spelled
-    wanted = _plain_letters(plain)
+    wanted = plain_letters(plain)
     if not wanted:
         return None
-    same = [each for each in offered if _plain_letters(each) == wanted]
+    same = [each for each in offered if plain_letters(each) == wanted]
     if not same:
-        same = [each for each in offered if _plain_letters(each.partition("__")[2]) == wanted]
+        same = [each for each in offered if plain_letters(each.partition("__")[2]) == wanted]
     return same[0] if len(same) == 1 else None
 
 
-def _plain_letters(name: str) -> str:
+def plain_letters(name: str) -> str:
+    """A name without case and separators."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())

@@ -74,9 +74,9 @@ _REASONS = {
 def explain_invalid(error: Mapping[str, Any]) -> str:
     """What is wrong with a value, of which pydantic made this error, after the name of the value."""
     known = _REASONS.get(error["type"])
-    return (
-        known.format(**error.get("ctx", {})) if known else f"is invalid: {error['msg'].removeprefix('Value error, ')}"
-    )
+    if known:
+        return known.format(**error.get("ctx", {}))
+    return f"is invalid: {error['msg'].removeprefix('Value error, ')}"
 
 
 def clean_text(text: str) -> tuple[str, int]:

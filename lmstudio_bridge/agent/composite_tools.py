@@ -197,7 +197,6 @@ class CompositeTools:
         return (*self.tools, *(tool for tool in tools if tool.source.name not in replaced))
 
     def find(self, name: str) -> Tool | None:
-        """The tool of that name."""
         return next((tool for tool in self.tools if tool.name == name), None)
 
     def reading_call(self, name: str, arguments: JSONObject) -> tuple[Tool, JSONObject, str] | None:
@@ -552,7 +551,6 @@ class _Files:
     skipped: list[str] = field(default_factory=list)  # folders that were left aside
 
     async def read_one(self, path: str) -> str:
-        """The text of a file."""
         found = await self.read([path])
         if path not in found.texts:
             raise ValueError(f"{path} could not be read: {found.failed[path]}")

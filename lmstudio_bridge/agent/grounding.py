@@ -198,15 +198,19 @@ class _Text:
 
     @cached_property
     def numbers(self) -> dict[Decimal, int]:
-        return _first_lines(_number_values, self.raw)
+        # Also those in words; where a separator can mean two things, both values.
+        found = ((value, match.start()) for match in _NUMBER.finditer(self.raw) for value in _readings(match[0]))
+        return _first_lines(found, self.raw)
 
     @cached_property
     def dates(self) -> dict[_Day, int]:
-        return _first_lines(_date_values, self.raw)
+        matches = sorted(_date_matches(self.raw), key=lambda match: match[0])
+        return _first_lines(((day, start) for start, _, days in matches for day in days), self.raw)
 
     @cached_property
     def times(self) -> dict[int, int]:
-        return _first_lines(_time_values, self.raw)
+        found = ((_minutes(match), match.start()) for match in _TIME.finditer(self.raw))
+        return _first_lines(((minutes, place) for minutes, place in found if minutes is not None), self.raw)
 
 
 _Find: TypeAlias = Callable[[_Text], int | None]
@@ -586,11 +590,8 @@ def _is_quotation(text: str, *, code: bool) -> bool:
 
 def _is_telling(word: str) -> bool:
     """Whether a word is one that nobody writes without having read it: a path, a name out of code, a code."""
-    if (
-        not 3 <= len(word) <= _MAX_WORD
-        or word.casefold().strip(".") in _ABBREVIATIONS
-        or not re.search(r"[A-Za-z]", word)
-    ):
+    is_word = 3 <= len(word) <= _MAX_WORD and re.search(r"[A-Za-z]", word)
+    if not is_word or word.casefold().strip(".") in _ABBREVIATIONS:
         return False
     if re.fullmatch(r"[A-Za-z]+(?:['\u2019-][A-Za-z]+)*", word):
         return bool(re.search(r"^[a-z]+[A-Z]", word))  # camelCase; GitHub and JavaScript are words
@@ -598,7 +599,7 @@ def _is_telling(word: str) -> bool:
         return False  # a number with its unit
     if re.fullmatch(r"[A-Za-z]+(?:/[A-Za-z]+)", word):
         return False  # read/write
-    if re.search(r"[A-Za-z]\d|\d[A-Za-z]", word) or re.search(r"[A-Za-z]-\d|\d-[A-Za-z]", word):
+    if re.search(r"[A-Za-z]-?\d|\d-?[A-Za-z]", word):
         return not re.fullmatch(r"\d+(?:st|nd|rd|th)|\d+-(?:[a-z]+)", word, re.I)  # 2nd, 5-digit
     if "_" in word.strip("_"):
         return True
@@ -719,23 +720,16 @@ def _time_finder(minutes: int) -> _Find:
     return lambda seen: seen.times.get(minutes)
 
 
-def _first_lines(read: Callable[[str], Iterator[tuple[K, int]]], text: str) -> dict[K, int]:
-    """Each value that is in a text, with the line where it comes first."""
+def _first_lines(found: Iterable[tuple[K, int]], text: str) -> dict[K, int]:
+    """Each value that was found in a text, with the line where it comes first."""
     lines: dict[K, int] = {}
     line, looked = 1, 0
-    for value, place in read(text):
+    for value, place in found:
         if place >= looked:
             line += text.count("\n", looked, place)
             looked = place
         lines.setdefault(value, line)
     return lines
-
-
-def _number_values(text: str) -> Iterator[tuple[Decimal, int]]:
-    """The numbers in a text, also those in words; where a separator can mean two things, both values."""
-    for match in _NUMBER.finditer(text):
-        for value in _readings(match[0]):
-            yield value, match.start()
 
 
 def _readings(number: str) -> set[Decimal]:
@@ -884,18 +878,6 @@ def _date_matches(text: str) -> Iterator[tuple[int, int, set[_Day]]]:
                 days = {(year, int(groups["m"]), int(groups["d"]))}
             if days := {day for day in days if 1 <= day[1] <= 12 and 1 <= day[2] <= 31}:
                 yield match.start(), match.end(), days
-
-
-def _date_values(text: str) -> Iterator[tuple[_Day, int]]:
-    for start, _, days in sorted(_date_matches(text), key=lambda match: match[0]):
-        for day in days:
-            yield day, start
-
-
-def _time_values(text: str) -> Iterator[tuple[int, int]]:
-    for match in _TIME.finditer(text):
-        if (minutes := _minutes(match)) is not None:
-            yield minutes, match.start()
 
 
 def _minutes(match: re.Match[str]) -> int | None:

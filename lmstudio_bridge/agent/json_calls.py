@@ -161,7 +161,8 @@ def as_turns(messages: Iterable[Message], *, say: Callable[[AssistantMessage], s
 
 
 def _as_json(message: AssistantMessage) -> str:
-    shown = [_encoded(call) for call in message.calls]
+    calls = [(json.dumps(call.name), call.arguments.strip() or "{}") for call in message.calls]
+    shown = [f'{{"call": {name}, "arguments": {arguments}}}' for name, arguments in calls]
     return "\n".join(shown) or json.dumps({"answer": message.text}, ensure_ascii=False)
 
 
@@ -204,10 +205,6 @@ def partial_answer(text: str) -> str:
         return ""
     begun = str(json.loads(f'"{match[1]}"', strict=False))
     return repair_surrogates(_HALF_PAIR.sub("", begun))
-
-
-def _encoded(call: ToolCall) -> str:
-    return f'{{"call": {json.dumps(call.name)}, "arguments": {call.arguments.strip() or "{}"}}}'
 
 
 def tool_line(spec: ToolSpec) -> str:

@@ -20,7 +20,7 @@ from lmstudio_bridge.agent import prompts
 from lmstudio_bridge.agent.arguments import find_problem, read_arguments
 from lmstudio_bridge.agent.schemas import ObjectSchema
 from lmstudio_bridge.intent import changes_by_name
-from lmstudio_bridge.messages import Message, ToolMessage, UserMessage
+from lmstudio_bridge.messages import Message, ToolMessage, UserMessage, plain_letters
 
 _HEAD = 8_000  # characters at the beginning of a reply that are looked at
 _TAIL = 30_000  # characters at its end
@@ -175,10 +175,11 @@ _LONGEST_MARK = 300  # characters
 _JSON_LINE = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
 _JSON_LAST = re.compile(r"(?:^|(?<![\"'])[:\uff1a.!?])[ \t`]*(?=[{\[])", re.MULTILINE)  # not of a key
 _WANTS_JSON = re.compile(r"(?<![\w./-])json\b(?! (?:files?|config\w*)\b)|\{", re.IGNORECASE)
-_PARAMETER = re.compile(  # as `_letters` has them
+_PARAMETER = re.compile(  # as `plain_letters` has them
     r"paths?|file(?:s|path|name)?|contents?|text|data|source|destination|edits|(?:old|new)(?:text|string)?|pattern"
     r"|query|url|head|tail|offset|limit|dryrun|encoding|excludepatterns|append"
 )
+_ARGUMENTS_NAMED = re.compile(r"[\"'<](?:arguments?|args|param(?:eter)?s?|input)\b", re.IGNORECASE)
 _MOST_VALUES = 20  # keys of an object, objects of a list
 _MOST_UNKNOWN = 2  # keys that are none of the tool's
 _NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action", "call")
@@ -256,7 +257,7 @@ def holds_bare_arguments(text: str, tools: Mapping[str, ObjectSchema], *, messag
 
 def is_like_arguments(keys: Iterable[str]) -> bool:
     """Whether all these keys are what parameters of common tools are called."""
-    return all(_PARAMETER.fullmatch(_letters(key)) for key in keys)
+    return all(_PARAMETER.fullmatch(plain_letters(key)) for key in keys)
 
 
 def _names_keys(asked: str, values: Sequence[Mapping[str, Any]]) -> bool:
@@ -294,13 +295,13 @@ class _Finder:
         for name in names:
             _, _, last = name.partition("__")
             if last:
-                short[_letters(last)] = None if _letters(last) in short else name
+                short[plain_letters(last)] = None if plain_letters(last) in short else name
         for letters, meant in short.items():
             if letters and meant is not None:
                 self._names[letters] = meant, "_" in meant.partition("__")[2].strip("_")
         for name in names:
-            self._names[_letters(name)] = name, True
-        self._servers = {_letters(name.partition("__")[0]) for name in names if "__" in name}
+            self._names[plain_letters(name)] = name, True
+        self._servers = {plain_letters(name.partition("__")[0]) for name in names if "__" in name}
 
     def holds_call(self, text: str) -> bool:
         """Whether a text without white space around it holds a call."""
@@ -317,7 +318,7 @@ class _Finder:
         match = _CALL_IN_WORDS.match(text)
         if match is None or not _ends_here(text.rstrip(".:!"), match.end()):
             return False
-        names = (_letters(match[1]), _letters(match[1][:-_ID_LENGTH]))
+        names = (plain_letters(match[1]), plain_letters(match[1][:-_ID_LENGTH]))
         return any(self._names.get(name, ("", False))[1] for name in names)
 
     def find_bare_name(self, text: str) -> tuple[str, ...]:
@@ -329,7 +330,7 @@ class _Finder:
             value = _decode(text[start.end() :].strip().removesuffix("```"), whole=True)[0]
             members = [member for each in _all_in(value) if isinstance(each, dict) for member in each.items()]
             named = self.find_names(text, last=False)
-            calls = (_letters(key) in self._names and isinstance(given, dict) for key, given in members)
+            calls = (plain_letters(key) in self._names and isinstance(given, dict) for key, given in members)
             keys = tuple(dict.fromkeys(key for key, _ in members))
             if not (keys and named) or set(map(str.casefold, keys)) & set(_ARGUMENT_KEYS) or any(calls):
                 return ()
@@ -389,19 +390,19 @@ class _Finder:
     def find_names(self, text: str, *, last: bool) -> list[_Named]:
         found = []
         for match in _WORD.finditer(text):
-            word = _letters(match[0])
+            word = plain_letters(match[0])
             known = self._names.get(word) or self._names.get(_EATEN.sub("", word))
             if known is None:
                 continue
             name, certain = known
             start = match.start()
-            full = word.endswith(_letters(name))
+            full = word.endswith(plain_letters(name))
             start, owned = self._find_owner(text, start, certain=certain)
             if not full and start == match.start() and text[start - 1 : start] == ".":
                 continue  # a method of something else
             certain = certain or owned or bool(_SIGIL_BEFORE.search(text, max(0, start - 12), start))
             end = match.end()
-            if (owner_after := _SERVER_AFTER.match(text, end)) and _letters(owner_after[1]) in self._servers:
+            if (owner_after := _SERVER_AFTER.match(text, end)) and plain_letters(owner_after[1]) in self._servers:
                 end, certain = owner_after.end(), True
             found.append(_Named(start, end, name, certain, full or "__" not in name))
         return found[-_MOST_NAMES:] if last else found[:_MOST_NAMES]
@@ -410,7 +411,7 @@ class _Finder:
         """Where the server before a tool's name begins, or words such as `functions.`; whether a server is."""
         owned = False
         while space := _NAMESPACE.search(text, max(0, start - 60), start):
-            owner = _letters(space[1])
+            owner = plain_letters(space[1])
             if owner in self._servers:
                 owned = True
             elif owner not in _NAMESPACES or text[start - 1] == ":":
@@ -418,7 +419,7 @@ class _Finder:
             start = space.start()
         if owned or not (space := _SERVER.search(text, max(0, start - 60), start)):
             return start, owned
-        is_owner = _letters(space[1]) in self._servers and (
+        is_owner = plain_letters(space[1]) in self._servers and (
             certain or bool(_SIGIL_BEFORE.search(text, max(0, space.start() - 12), space.start()))
         )
         return (space.start(), True) if is_owner else (start, False)
@@ -461,7 +462,7 @@ class _Finder:
         if _KEY_BEFORE.search(before) or (before[-1:] in "\"'" and _AS_KEY.match(after)):
             if _DEFINED.match(after):
                 return False
-            if _ends_structured(rest) and (named.certain or _has_arguments(text)):
+            if _ends_structured(rest) and (named.certain or _ARGUMENTS_NAMED.search(text)):
                 return True
             argument = _KEYED_LINES.match(rest[:_MOST_PLAIN]) or re.fullmatch(r"[ \t]+\S+\s*", rest[:_MOST_PLAIN])
             label = _LABEL_BEFORE.search(before)
@@ -475,7 +476,7 @@ class _Finder:
         is_cell = (before[-1:], after[:1]) == ("|", "|")
         if _is_mark(before[-1:]) and _is_mark(after[:1]) and not is_cell and not after.startswith("]("):
             words = _WORD.findall(re.sub(r"</?\w+>", "", rest)) or re.findall(r"\d", rest)
-            return _ends_structured(rest) and any(_letters(word) not in self._names for word in words)
+            return _ends_structured(rest) and any(plain_letters(word) not in self._names for word in words)
         if before.endswith(("[[", "<", "<<", "{{")) and _ends_structured(rest):
             return True
         start = _LINE_START.search(before)
@@ -607,10 +608,6 @@ def _is_call_object(value: Any) -> bool:
     return isinstance(arguments, dict) and not {"properties", "type"} <= set(arguments)
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.casefold())
-
-
 def _last_fence(text: str) -> tuple[int, int] | None:
     """The inside of the code block that the text ends in; also of one that was not closed."""
     fences = list(_FENCE.finditer(text))
@@ -659,7 +656,3 @@ def _ends_structured(rest: str) -> bool:
 
 def _is_mark(char: str) -> bool:
     return bool(char) and not char.isalnum() and not char.isspace() and char not in _QUOTES + _PROSE_MARKS
-
-
-def _has_arguments(text: str) -> bool:
-    return bool(re.search(r"[\"'<](?:arguments?|args|param(?:eter)?s?|input)\b", text, re.IGNORECASE))

@@ -151,16 +151,8 @@ async def run(
         outside = not isinstance(exc, ContextOverflowError)
     finally:
         await this.report_changes(options)
-        outcome = await finish_run(
-            this.tell,
-            this.tally,
-            stop=stop,
-            answer=this.final_text(),
-            error=error,
-            seconds=options.clock() - began,
-            outside=outside,
-            timeout=options.finish_timeout,
-        )
+        finished = events.RunFinished(stop, this.final_text(), error, options.clock() - began, outside)
+        outcome = await finish_run(this.tell, this.tally, finished, timeout=options.finish_timeout)
     return outcome
 
 
@@ -185,22 +177,14 @@ class _PausingApprover:
 
 
 async def finish_run(
-    emit: events.Emit,
-    tally: events.Tally,
-    *,
-    stop: events.Stop,
-    answer: str = "",
-    error: str,
-    seconds: float,
-    outside: bool = False,
-    timeout: float = FINISH_TIMEOUT,
+    emit: events.Emit, tally: events.Tally, finished: events.RunFinished, *, timeout: float = FINISH_TIMEOUT
 ) -> events.Outcome:
-    """Tell the one `RunFinished`, whatever else is being cancelled, and add up the outcome.
+    """Tell the end of a run, whatever else is being cancelled, and add up the outcome.
 
-    `seconds` is how long the run took, `outside` is as in `RunFinished`, `timeout` how many seconds the sinks get.
+    `timeout` is how many seconds the sinks get.
     """
     with anyio.move_on_after(timeout, shield=True):
-        await emit(events.RunFinished(stop, answer, error, seconds, outside))
+        await emit(finished)
     return tally.outcome()
 
 
@@ -371,7 +355,6 @@ class _Run:
         return () if self.last or (self._answer_first and number == 1) else self.offered()
 
     def classify(self, reply: Completion, offered: Sequence[ToolSpec]) -> reply_checks.ReplyKind:
-        """What kind of reply it is."""
         if self.last:  # calls cannot be made any more: what the text is without them counts
             reply = dataclasses.replace(reply, calls=())
         names, schemas, messages = self.names(), self.schemas(), self.conversation.messages

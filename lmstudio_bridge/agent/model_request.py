@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import assert_never
 
 from lmstudio_bridge import errors
 from lmstudio_bridge.agent import reply_checks
@@ -47,6 +46,7 @@ _LOST: Mapping[reply_checks.ReplyKind, str] = {
     "leaked_call": "The model wrote a tool call as text; retrying the request.",
     "announced": "The model announced a tool call but made none; retrying the request.",
 }
+_PHASES: Mapping[type[Delta], Phase] = {ReasoningDelta: "thinking", TextDelta: "answering", CallDelta: "calling"}
 _CHARS_PER_TOKEN = 3  # cautious: what was too long must fit the next time
 _PROMPT_SHARE = 0.6  # of the context that a shortened history may take; tools and the reply need the rest
 _MUST_CALL_ROUNDS = 3  # rounds in which a first good result is insisted on
@@ -250,9 +250,8 @@ class ModelRequester:
         self, reply: Completion, conversation: Conversation, offered: Sequence[ToolSpec], number: int
     ) -> bool:
         """Whether a model that is weak at calling has to make a call first; required only once."""
-        if not (self._json_calls and offered) or self._must_call or number > _MUST_CALL_ROUNDS:
-            return False
-        if _has_called(conversation):
+        is_bound = self._json_calls and offered and not self._must_call
+        if not is_bound or number > _MUST_CALL_ROUNDS or _has_called(conversation):
             return False
         known = "\n".join(message.text for message in conversation.messages)
         return reply_checks.is_unfounded(reply.text, task=conversation.task(), known=known, tools=offered)
@@ -286,16 +285,14 @@ class ModelRequester:
         is_plain = self._json_calls or self._plain
         messages = reply_checks.plain_turns(conversation.messages) if is_plain else conversation.messages
         await self._tell(RoundStarted(number, self._max_rounds, 0))
-        for bound in (True, False):
-            try:
-                reply = await self._send(number, messages, (), schema if bound else None)
-            except errors.LLMResponseError as exc:
-                if not (bound and _refuses_schema(exc)):
-                    raise
-            else:
-                await self._tell_reply(number, reply)
-                return reply.text or reply.reasoning
-        raise AssertionError("the second try returns or raises")
+        try:
+            reply = await self._send(number, messages, (), schema)
+        except errors.LLMResponseError as exc:
+            if not _refuses_schema(exc):
+                raise
+            reply = await self._send(number, messages, (), None)
+        await self._tell_reply(number, reply)
+        return reply.text or reply.reasoning
 
     def _specs(self, offered: Sequence[ToolSpec]) -> Sequence[ToolSpec]:
         if not (self._simple or self._dropped):
@@ -462,7 +459,7 @@ class ModelRequester:
                 parts[delta.index].add(delta.arguments)
             else:
                 parts[type(delta)].add(delta.text)
-            phase = _phase(delta)
+            phase = _PHASES[type(delta)]
             if phase != told or now - told_at >= _GENERATING_INTERVAL:
                 told, told_at = phase, now
                 text = self.partial_text() if phase == "answering" else ""
@@ -546,15 +543,3 @@ def _refuses_schema(error: errors.LLMResponseError) -> bool:
     """Whether the error says that the engine cannot bind its reply to the schema."""
     words = f"{error.message} {error.detail}".casefold()
     return isinstance(error, errors.ToolSchemaError) or "response_format" in words or "json_schema" in words
-
-
-def _phase(delta: Delta) -> Phase:
-    match delta:
-        case ReasoningDelta():
-            return "thinking"
-        case TextDelta():
-            return "answering"
-        case CallDelta():
-            return "calling"
-        case _:
-            assert_never(delta)

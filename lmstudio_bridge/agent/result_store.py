@@ -114,10 +114,8 @@ class ResultStore:
             return f"{name} has {len(text):,} characters; offset must be from 0 to {len(text) - 1}.", True
         end = min(len(text), offset + self._limit)
         more = f"read on with offset={end}" if end < len(text) else "this is its end"
-        return (
-            f"{self._delimiter.wrap(text[offset:end])}\n[{name}, characters {offset} to {end} of {len(text)}; {more}]",
-            False,
-        )
+        shown = self._delimiter.wrap(text[offset:end])
+        return f"{shown}\n[{name}, characters {offset} to {end} of {len(text)}; {more}]", False
 
     def _search(self, name: str, wanted: str) -> tuple[str, bool]:
         text = self._results.get(name)

@@ -25,12 +25,12 @@ from lmstudio_bridge.agent.options import Held, RunOptions
 from lmstudio_bridge.agent.result_store import RESULT_TOOLS, ResultStore
 from lmstudio_bridge.agent.tools import (
     FIND_TOOLS,
+    SEARCHES,
     PreparedCall,
     RefusedCall,
     Tool,
     ToolSelection,
     ToolSet,
-    UnstartedServers,
     definition_chars,
     read_query,
 )
@@ -70,7 +70,6 @@ _INNER_TEXT = 4_000  # characters of the result of an inner call that are told
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _PATH = re.compile(r"path|file", re.IGNORECASE)
 _BARE_HEADING = re.compile(r"[^\n:]{1,60}:")  # such as "Staged changes:", with nothing below it
-_SEARCHES = re.compile(r"search|find|query|look_?up", re.IGNORECASE)
 _QUERY = re.compile(r"query|search|text|keyword|term|^q$", re.IGNORECASE)
 _WORDS = re.compile(r"[\w@.-]*\w")
 _NO_SEARCH = frozenset(["the", "and", "for", "with", "number", "name", "what", "which", "who", "where", "how", "from"])
@@ -138,32 +137,32 @@ class ToolExecutor:
 
         Calls that only read run side by side, others one after another. The same call twice in a turn is run once.
         """
-        calls = [ToolCall(call.id, self.resolve_name(call.name), call.arguments) for call in calls]
-        results: list[ToolResult | None] = [None] * len(calls)
-        first: dict[tuple[str, str], int] = {}
-        for index, call in enumerate(calls):
-            first.setdefault((call.name, call.arguments), index)
+        calls = [replace(call, name=self.resolve_name(call.name)) for call in calls]
+        first: dict[tuple[str, str], ToolCall] = {}
+        for call in calls:
+            first.setdefault((call.name, call.arguments), call)
         run = list(first.values())[:MAX_CALLS]
+        results: dict[str, ToolResult] = {}
 
-        async def answer(index: int) -> None:
-            results[index] = await self._answer(number, calls[index])
+        async def answer(call: ToolCall) -> None:
+            results[call.id] = await self._answer(number, call)
 
-        if len(run) > 1 and all(self._only_reads(calls[index]) for index in run):
+        if len(run) > 1 and all(map(self._only_reads, run)):
             async with anyio.create_task_group() as group:
-                for index in run:
-                    group.start_soon(answer, index)
+                for call in run:
+                    group.start_soon(answer, call)
         else:
-            for index in run:
-                results[index] = await self._answer(number, calls[index])
-        for index, call in enumerate(calls):
-            if results[index] is None:
+            for call in run:
+                await answer(call)
+        for call in calls:
+            if call not in run:
                 done = first[call.name, call.arguments] in run
                 text = prompts.SAME_CALL if done else prompts.TOO_MANY_CALLS.format(most=MAX_CALLS)
                 tool = self._tool_set.find(call.name)
                 reason = f"more than {MAX_CALLS} calls in one turn"
                 refusal = _Refusal(text, is_error=not done, source=tool.source if tool else None, reason=reason)
-                results[index] = await self._refuse(number, call, refusal)
-        return [result for result in results if result is not None]
+                results[call.id] = await self._refuse(number, call, refusal)
+        return [results[call.id] for call in calls]
 
     @property
     def names(self) -> frozenset[str]:
@@ -200,7 +199,8 @@ class ToolExecutor:
         if not decision.allowed and approver is None:
             return self._deny(prepared, decision)
         unasked = decision if approver is None else Decision("allowed")  # of a call that fails for another reason
-        if self._weak and (undone := self._find_undone(prepared.arguments)):
+        undoes = (path for path, old, new in find_edits(prepared.arguments) if (path, new, old) in self._edits)
+        if self._weak and (undone := next(undoes, "")):  # small models put back what they have just replaced
             text = prompts.UNDOES_EDIT.format(path=undone)
             return _refuse_prepared(prepared, text, unasked, "it would undo an earlier change")
         if tool.read_only is not True and self._holds_placeholder(_as_json(prepared.arguments)):
@@ -233,10 +233,6 @@ class ToolExecutor:
             return Decision("allowed", rule=events.APPROVED)
         return replace(refusal, rule=events.NOT_APPROVED if answer == "no" else events.NOT_ASKED)
 
-    def _find_undone(self, arguments: JSONObject) -> str:
-        """The path of an edit that puts an old text back which this run replaced; small models do that."""
-        return next((path for path, old, new in find_edits(arguments) if (path, new, old) in self._edits), "")
-
     def _prepare(self, call: ToolCall, problems: Sequence[str]) -> PreparedCall | _Refusal:
         """The call ready to run, or the answer in its place; `problems` are those of servers started for it."""
         own = self._store.answer(call) or self._selection.answer(call)
@@ -262,18 +258,9 @@ class ToolExecutor:
 
     async def _start_needed(self, call: ToolCall) -> list[str]:
         """Start the servers that this call needs and that are not started; returns why some failed, for the model."""
-        if self._unstarted is None or self._tool_set.find(call.name):
+        unstarted = self._unstarted
+        if unstarted is None or self._tool_set.find(call.name):
             return []
-        async with self._starting:  # another call of the turn may start the same server
-            return await self._start_from(self._unstarted, call)
-
-    async def _start_from(self, unstarted: UnstartedServers, call: ToolCall) -> list[str]:
-        servers: Sequence[str] = ()
-        if call.name == FIND_TOOLS.name:
-            with suppress(ValueError, KeyError):  # the answer to the call will say so
-                servers = unstarted.fitting(read_query(call), self._selection.hidden)
-        elif server := unstarted.server_of(call.name):
-            servers = (server,)
         tools: dict[str, Sequence[ServerTool]] = {}
         problems: dict[str, str] = {}
 
@@ -283,14 +270,21 @@ class ToolExecutor:
             except DownstreamError as exc:
                 problems[server] = self._store.show(self._redact(clean_text(exc.explain())[0]))
 
-        async with anyio.create_task_group() as group:
+        async with self._starting:  # another call of the turn may start the same server
+            servers: Sequence[str] = ()
+            if call.name == FIND_TOOLS.name:
+                with suppress(ValueError, KeyError):  # the answer to the call will say so
+                    servers = unstarted.fitting(read_query(call), self._selection.hidden)
+            elif server := unstarted.server_of(call.name):
+                servers = (server,)
+            async with anyio.create_task_group() as group:
+                for server in servers:
+                    group.start_soon(start, server)
             for server in servers:
-                group.start_soon(start, server)
-        for server in servers:
-            added = self._tool_set.add(tools.get(server, ()))
-            self._selection.add(tuple(tool for tool in added if self._policy.may_run(tool.source)))
-        if notes := unstarted.describe(tools):
-            self._notes += f"\n{notes}"
+                added = self._tool_set.add(tools.get(server, ()))
+                self._selection.add(tuple(tool for tool in added if self._policy.may_run(tool.source)))
+            if notes := unstarted.describe(tools):
+                self._notes += f"\n{notes}"
         return [problems[server] for server in servers if server in problems]
 
     def _take_notes(self) -> str:
@@ -372,7 +366,8 @@ class ToolExecutor:
         if not result.is_error:
             self._edits.update(find_edits(prepared.arguments))
         shorter = ""
-        if self._weak and not inner and _is_empty_search(prepared.tool, result):
+        searches = prepared.tool.read_only is True and SEARCHES.search(tool)
+        if self._weak and not inner and searches and holds_nothing(result.text):
             shorter, result = await self._search_shorter(number, call, prepared, result)
         if inner:  # what is told is cut only after secrets were taken out: half of one would not be known
             text = (await _off_the_loop(self._redact, result.text))[:_INNER_TEXT]
@@ -559,11 +554,10 @@ class ToolExecutor:
             text = prompts.FAILED + text
             if hint := self._hint(call, prepared.arguments, result.text):
                 text += f"\n{hint}"
-        elif (tool.read_only is True or _SEARCHES.search(tool.name)) and holds_nothing(result.text):
+        elif (tool.read_only is True or SEARCHES.search(tool.name)) and holds_nothing(result.text):
             self._has_looked = True
-            if (
-                _SEARCHES.search(tool.name) and not self._has_found
-            ):  # later, a 1.5B model undid its work, and began anew
+            # Later, a 1.5B model undid what it had done, and began anew.
+            if SEARCHES.search(tool.name) and not self._has_found:
                 text += f"\n{prompts.FOUND_NOTHING}"
         else:
             self._has_found = True
@@ -595,10 +589,6 @@ async def _off_the_loop(function: Callable[[str], T], text: str) -> T:
 
 def _last_part(path: str) -> str:
     return PurePosixPath(path.replace("\\", "/")).name
-
-
-def _is_empty_search(tool: ServerTool, result: ToolResult) -> bool:
-    return tool.read_only is True and bool(_SEARCHES.search(tool.name)) and holds_nothing(result.text)
 
 
 def shorter_queries(arguments: JSONObject) -> Iterator[tuple[str, str]]:

@@ -468,10 +468,8 @@ class DynamicAutonomousAgent:
                     room = await context_length()
                     answer, error = await combiner.combine(room, at_once=at_once, seconds=left, tell=recorder.tell)
                     stop = "partial" if error else stop
-            seconds = time.monotonic() - started_at
-            outcome = await finish_run(
-                recorder.tell, recorder.tally, stop=stop, answer=answer, error=error, seconds=seconds
-            )
+            finished = events.RunFinished(stop, answer, error, time.monotonic() - started_at)
+            outcome = await finish_run(recorder.tell, recorder.tally, finished)
         return ItemsReport(
             start.run_id,
             self.redactor.redact_fields(outcome),
@@ -713,13 +711,10 @@ async def _failure_recorded(recorder: RunRecorder, started_at: float) -> AsyncIt
     except BaseException as exc:
         cancelled = isinstance(exc, asyncio.CancelledError)
         error = exc.explain() if isinstance(exc, errors.BridgeError) else str(exc)
-        await finish_run(
-            recorder.tell,
-            recorder.tally,
-            stop="cancelled" if cancelled else "failed",
-            error="The run was cancelled." if cancelled else error,
-            seconds=time.monotonic() - started_at,
-        )
+        stop: events.Stop = "cancelled" if cancelled else "failed"
+        said = "The run was cancelled." if cancelled else error
+        finished = events.RunFinished(stop, "", said, time.monotonic() - started_at)
+        await finish_run(recorder.tell, recorder.tally, finished)
         raise
 
 

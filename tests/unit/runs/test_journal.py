@@ -446,7 +446,7 @@ async def fail_before_the_loop(emit: Emit) -> Outcome:
         await emit(event)
 
     await tell(RunStarted("r1", "task", (), 5, ""))
-    return await finish_run(tell, tally, stop="failed", error="No such model.", seconds=1.0)
+    return await finish_run(tell, tally, RunFinished("failed", "", "No such model.", 1.0))
 
 
 STREAM = Streamed((TextDelta("It says hel"),))
