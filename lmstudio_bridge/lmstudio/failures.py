@@ -199,7 +199,9 @@ def error_from_text(text: str, *, url: str, model: str | None = None, status: in
     else:
         error = rule.error(rule.message, remedy=rule.remedy)
     if isinstance(error, errors.ContextOverflowError):
-        error.needed, error.available = _overflow_numbers(text)
+        found = next(filter(None, (pattern.search(text) for pattern in _OVERFLOW_NUMBERS)), None)
+        if found is not None:
+            error.needed, error.available = int(found["needed"]), int(found["available"])
     error.url, error.model, error.status, error.detail = url, model, status, detail
     return error
 
@@ -277,13 +279,6 @@ def parse_retry_after(value: str | None, *, now: datetime | None = None) -> floa
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
-
-
-def _overflow_numbers(text: str) -> tuple[int | None, int | None]:
-    for pattern in _OVERFLOW_NUMBERS:
-        if match := pattern.search(text):
-            return int(match["needed"]), int(match["available"])
-    return None, None
 
 
 def _plain_text(body: bytes) -> str:

@@ -150,9 +150,7 @@ class _ResendingTransport(httpx.AsyncBaseTransport):
 class Transport:
     """Requests to one server. Everything that goes wrong is raised as an `LLMError`."""
 
-    def __init__(
-        self, client: httpx.AsyncClient, root_url: str, timeouts: Timeouts, *, max_body_bytes: int = MAX_BODY_BYTES
-    ) -> None:
+    def __init__(self, client: httpx.AsyncClient, root_url: str, timeouts: Timeouts, *, max_body_bytes: int) -> None:
         self._client = client
         self._timeouts = timeouts
         self._max_body_bytes = max_body_bytes
@@ -341,11 +339,7 @@ class _Wait:
 
 
 def _check_coding(response: httpx.Response, wait: _Wait, *, is_stream: bool = False) -> None:
-    """Refuse codings of which a few bytes unpack to gigabytes at once: several, or of a stream.
-
-    Raises:
-        LLMResponseError: The reply has such a coding.
-    """
+    """Refuse codings of which a few bytes unpack to gigabytes at once: several, or of a stream."""
     coding = str(response.headers.get("content-encoding", "")).strip().lower()
     if ("," in coding or is_stream) and any(known in coding for known in _COMPRESSIONS):
         raise errors.LLMResponseError(

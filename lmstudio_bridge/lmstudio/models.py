@@ -270,9 +270,8 @@ def _choose_unnamed(catalog: ModelCatalog, chat_models: tuple[ModelInfo, ...]) -
 def _instance_for(model: ModelInfo, name: str) -> ModelInstance | None:
     """The loaded instance that a request with this name reaches; of several, the one with the largest context."""
     instances = model.instances or ()
-    for instance in instances:
-        if instance.id == name:
-            return instance
+    if (named := next((each for each in instances if each.id == name), None)) is not None:
+        return named
     if "@" in name and name not in model.variants[:1]:
         return None  # it may mean another variant than the one in memory: LM Studio decides
     return max(instances, key=lambda each: each.context_length or 0, default=None)

@@ -6,15 +6,18 @@ What may be retried is decided where the error is raised (`LLMError.retryable`),
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from lmstudio_bridge.errors import LLMError, LLMRateLimitError
 from lmstudio_bridge.messages import OnRetry, Retry
+
+Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+"""`asyncio.sleep`, or a fake in tests."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,12 +46,6 @@ class RetryPolicy:
         if error.retry_after is not None:
             return min(cap, max(0.0, error.retry_after))
         return min(cap, self.base * 2.0 ** (attempt - 1)) * (1 - self.jitter * uniform())
-
-
-class Sleep(Protocol):
-    """`asyncio.sleep`, or a fake in tests."""
-
-    async def __call__(self, seconds: float, /) -> None: ...
 
 
 class HasRetryPolicy(Protocol):

@@ -11,7 +11,6 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
@@ -26,9 +25,8 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION, M
 from lmstudio_bridge import __version__, errors
 from lmstudio_bridge.mcp_client import failures, repair
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.http import Answered, HttpTransport, OpenLogin, read_refusal, statuses
-from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE
-from lmstudio_bridge.mcp_client.stdio import ChildProcesses, StdioTransport
+from lmstudio_bridge.mcp_client.http import Answered, HttpTransport, read_refusal, statuses
+from lmstudio_bridge.mcp_client.stdio import StdioTransport
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
 
 logger = logging.getLogger(__name__)
@@ -75,24 +73,11 @@ class Connection:
     Requests may be sent from any task. If one of them is canceled, the server is told, and the others go on.
     """
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        *,
-        children: ChildProcesses,
-        project: Path,
-        environ: Mapping[str, str],
-        max_event: int = MAX_MESSAGE,
-        open_login: OpenLogin | None = None,
-    ) -> None:
+    def __init__(self, config: ServerConfig, transport: StdioTransport | HttpTransport) -> None:
         self.ended = asyncio.Event()
         self.instructions = ""  # of the server, about the use of its tools
         self._config = config
-        self._transport = (
-            StdioTransport(config, children=children, project=project, environ=environ)
-            if config.transport == "stdio"
-            else HttpTransport(config, max_event=max_event, open_login=open_login)
-        )
+        self._transport = transport
         self._dispatcher: JSONRPCDispatcher | None = None
         self._opened = False
         self._version = LATEST_HANDSHAKE_VERSION

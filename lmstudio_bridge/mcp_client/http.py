@@ -22,7 +22,7 @@ from mcp.types import JSONRPCRequest
 from lmstudio_bridge.json_text import load_or_none
 from lmstudio_bridge.mcp_client import failures
 from lmstudio_bridge.mcp_client.failures import Failure
-from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE, TOO_MANY, ValueCounter
+from lmstudio_bridge.mcp_client.json_size import TOO_MANY, ValueCounter
 from lmstudio_bridge.messages import ServerConfig
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,7 @@ class HttpTransport:
     exit_reason = ""
     stderr_tail = ""
 
-    def __init__(
-        self, config: ServerConfig, *, max_event: int = MAX_MESSAGE, open_login: OpenLogin | None = None
-    ) -> None:
+    def __init__(self, config: ServerConfig, *, max_event: int, open_login: OpenLogin | None) -> None:
         self._config = config
         self._max_event = max_event
         self._open_login = open_login

@@ -114,18 +114,15 @@ class LoginStore:
         lock = filelock.FileLock(
             self._path(url).with_suffix(".lock"), mode=0o600, thread_local=False, fallback_to_soft=False
         )
+        may_renew = True
         try:
             lock.acquire(blocking=False)
-        except filelock.Timeout:
-            yield False
-            return
-        except (OSError, NotImplementedError):
-            yield True
-            return
+        except (OSError, NotImplementedError) as exc:  # filelock's Timeout is an OSError
+            may_renew = not isinstance(exc, filelock.Timeout)
         try:
-            yield True
+            yield may_renew
         finally:
-            lock.release()
+            lock.release()  # no effect if it is not held
 
     def _path(self, url: str) -> Path:
         return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"

@@ -285,7 +285,7 @@ async def sign_in(config: ServerConfig, store: LoginStore, how: SignIn) -> bool:
         host = "localhost" if client_id else "127.0.0.1"
         async with asyncio.timeout(how.patience), _listen(host, port) as callback:
             client = OAuthClientInformationFull(client_id=client_id) if client_id else None
-            provider = _new_provider(config, callback, how.show, _Storage(save, client=client))
+            provider = _new_provider(config, callback, how.show, _Storage(save, server=config.name, client=client))
             status = await _ask(config, provider, store.learn)
             is_open = status < 400 and not saved
             if is_open:
@@ -389,7 +389,7 @@ class _Storage:
         self,
         save: Callable[[StoredLogin], Awaitable[None]],
         *,
-        server: str = "",
+        server: str,
         login: StoredLogin | None = None,
         client: OAuthClientInformationFull | None = None,
     ) -> None:
@@ -451,7 +451,6 @@ def _new_provider(config: ServerConfig, callback: _Callback, show: Show, storage
         redirect_uris=[AnyUrl(callback.address)],
         token_endpoint_auth_method="none",  # a program on the user's machine can keep no secret: RFC 8252, 8.4
     )
-    storage.server = config.name
     storage.provider = provider = OAuthClientProvider(
         config.url, metadata, storage, redirect_handler=send_to, callback_handler=callback.wait
     )

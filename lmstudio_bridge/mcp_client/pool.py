@@ -21,11 +21,11 @@ import anyio.abc
 from lmstudio_bridge import errors
 from lmstudio_bridge.mcp_client.connection import Connection, OnProgress
 from lmstudio_bridge.mcp_client.failures import Failure, installer_of
-from lmstudio_bridge.mcp_client.http import OpenLogin
+from lmstudio_bridge.mcp_client.http import HttpTransport, OpenLogin
 from lmstudio_bridge.mcp_client.json_size import MAX_MESSAGE
 from lmstudio_bridge.mcp_client.launch import build_environment
 from lmstudio_bridge.mcp_client.repair import plain_arguments
-from lmstudio_bridge.mcp_client.stdio import ChildProcesses
+from lmstudio_bridge.mcp_client.stdio import ChildProcesses, StdioTransport
 from lmstudio_bridge.messages import ServerConfig, ServerTool, ToolResult
 
 logger = logging.getLogger(__name__)
@@ -185,18 +185,16 @@ class SessionPool:
             raise _shutting_down(config)
         if before is not None:
             before.retire()
-        connection = Connection(
-            config,
-            children=self._children,
-            project=self.options.project,
-            environ=self._environ,
-            max_event=self.options.max_event,
-            open_login=self.options.open_login,
+        options = self.options
+        transport = (
+            StdioTransport(config, children=self._children, project=options.project, environ=self._environ)
+            if config.transport == "stdio"
+            else HttpTransport(config, max_event=options.max_event, open_login=options.open_login)
         )
         predecessors = [other for other in self._sessions if other.config.name == config.name and not other.usable]
-        session = Session(config, connection, options=self.options, predecessors=predecessors)
+        session = Session(config, Connection(config, transport), options=options, predecessors=predecessors)
         if installer_of(config) and (is_new or config.digest in self._failed):
-            session.start_timeout = max(self.options.start_timeout, self.options.install_timeout)
+            session.start_timeout = max(options.start_timeout, options.install_timeout)
 
         def on_end() -> None:
             self._sessions.discard(session)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -55,8 +55,6 @@ READ_GRACE = 0.2  # after the exit, for its last words
 
 _NEWLINES = re.compile(rb"\n{2,}")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-_Pipe = TypeVar("_Pipe", asyncio.ReadTransport, asyncio.WriteTransport)
 
 
 class StdioTransport:
@@ -269,7 +267,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
             line = self._lines.popleft()
             self._queued -= len(line) + _LINE_COST
             if self._queued <= MAX_QUEUED:
-                self._pipe(1, asyncio.ReadTransport).resume_reading()
+                self._output.resume_reading()
             yield line
 
     async def write(self, data: bytes) -> None:
@@ -278,11 +276,10 @@ class ChildProcess(asyncio.SubprocessProtocol):
         Raises:
             BrokenPipeError: it does not read any more.
         """
-        pipe = self._pipe(0, asyncio.WriteTransport)
-        if not self._stdin_lost and not pipe.is_closing():
-            pipe.write(data)
+        if not self._stdin_lost and not self._input.is_closing():
+            self._input.write(data)
             await self._writable.wait()
-        if self._stdin_lost or pipe.is_closing():
+        if self._stdin_lost or self._input.is_closing():
             raise BrokenPipeError
 
     def stop_reading(self) -> None:
@@ -306,11 +303,11 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
     async def end(self) -> None:
         """Close its stdin, then SIGTERM, then SIGKILL to the whole group: about one second at most."""
-        self._pipe(0, asyncio.WriteTransport).close()
+        self._input.close()
         # Read on and drop it: a server that is stuck writing would never see its stdin close.
         self.stop_reading()
         self._lines.clear()
-        self._pipe(1, asyncio.ReadTransport).resume_reading()
+        self._output.resume_reading()
         if not await self.wait_exited(EOF_GRACE):
             self._signal_group(signal.SIGTERM)
             await self.wait_exited(TERM_GRACE)
@@ -328,6 +325,8 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
+        self._input = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
+        self._output = cast(asyncio.ReadTransport, self._transport.get_pipe_transport(1))
         self._live.add(self)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -342,7 +341,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
             return
         self._queue(lines)
         if self._queued > MAX_QUEUED:
-            self._pipe(1, asyncio.ReadTransport).pause_reading()
+            self._output.pause_reading()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == 0:
@@ -384,10 +383,6 @@ class ChildProcess(asyncio.SubprocessProtocol):
         self._queued += sum(map(len, lines)) + _LINE_COST * len(lines)
         if lines:
             self._arrived.set()
-
-    def _pipe(self, fd: int, kind: type[_Pipe]) -> _Pipe:
-        assert self._transport is not None
-        return cast(_Pipe, self._transport.get_pipe_transport(fd))
 
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
