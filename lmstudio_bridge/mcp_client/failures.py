@@ -170,13 +170,9 @@ def explain_silence(seconds: float, *, config: ServerConfig, stderr_tail: str = 
         remedy = f"`{installer}` may still be downloading it: run its command once in a terminal. {remedy}"
     elif config.transport == "http":
         remedy = 'If it is an older SSE server, set `"type": "sse"` in its entry.'
-    return Failure(
-        f"({target_of(config)}) was started but did not answer within {seconds:g} seconds"
-        if config.transport == "stdio"
-        else f"({target_of(config)}) did not answer within {seconds:g} seconds",
-        remedy,
-        hide_secrets(stderr_tail, config),
-    )
+    started = "was started but " if config.transport == "stdio" else ""
+    reason = f"({target_of(config)}) {started}did not answer within {seconds:g} seconds"
+    return Failure(reason, remedy, hide_secrets(stderr_tail, config))
 
 
 def explain_status(status: int, *, config: ServerConfig, words: str = "") -> Failure:

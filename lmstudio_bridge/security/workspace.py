@@ -311,7 +311,10 @@ def _readings(text: str, *, home: Path | None) -> Iterator[str]:
         _, slash, path = rest.partition("/") if url.startswith("//") else ("", "", url)
         readings += [rest, unquote(rest), unquote(re.split("[?#]", slash + path)[0])]
     elif found := _SCHEME.fullmatch(bare):
-        readings += _after_scheme(found[1], found[2])
+        scheme, rest = found.groups()
+        slashes = len(rest) - len(rest.lstrip("/"))
+        if slashes != 2:  # there is no host: the path in `sqlite:////a.db` or `app:/a`
+            readings.append(rest[slashes:] if slashes == 3 and _DATABASE.search(scheme) else rest)
     if _DRIVE.match(bare) and os.name != "nt":
         yield os.sep  # the system has no drives
     for reading in dict.fromkeys(readings):
@@ -322,12 +325,3 @@ def _readings(text: str, *, home: Path | None) -> Iterator[str]:
             yield str(home.joinpath(*parts)) if first == "~" and home is not None else os.sep
         if _VARIABLE.match(reading):
             yield os.sep  # it may lead anywhere
-
-
-def _after_scheme(scheme: str, rest: str) -> Iterator[str]:
-    """The path in `sqlite:////a.db` or `app:/a`; none if there is a host."""
-    slashes = len(rest) - len(rest.lstrip("/"))
-    if slashes == 3 and _DATABASE.search(scheme):
-        yield rest[slashes:]
-    elif slashes != 2:
-        yield rest
