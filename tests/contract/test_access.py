@@ -63,7 +63,7 @@ async def test_a_continued_run_must_ask_for_access_again(desk: Desk) -> None:
     async with desk.bridge() as client:
         write_then_say(desk, "first.txt")
         first = await client.call(WRITING, **WRITE)
-        run_id = first.text.rpartition("run ")[2].rstrip("]")
+        run_id = first.run_id
         second = write_then_say(desk, "second.txt")
         reading = await client.call("continue_run", run_id=run_id, instructions="And now the second.")
         refused = second.exists()

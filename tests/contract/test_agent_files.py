@@ -63,7 +63,7 @@ async def test_a_run_that_goes_on_has_no_more_tools_than_before(desk: Desk) -> N
             CallReply(("filesystem__write_file", {"path": str(new), "content": "x"})),
             TextReply("It could not be done."),
         )
-        run_id = first.text.rpartition("run ")[2].rstrip("]")
+        run_id = first.run_id
         await client.call(WRITING, run_id=run_id, task="Write new.txt.")
 
     assert not new.exists()

@@ -13,11 +13,11 @@ from tests.contract.test_servers_of_others import (
     calls_in_turn,
     chat_requests,
     desk,
-    sloppy,
     text_result,
     tools_named,
 )
 from tests.lmstudio_sim.replies import TextReply
+from tests.support.home import sloppy
 from tests.support.shell import ROOT
 
 __all__ = ["desk"]  # a fixture

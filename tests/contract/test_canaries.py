@@ -239,7 +239,7 @@ async def test_no_canary_leaves_the_bridge(desk: Desk, tmp_path: Path) -> None:
         answer = await client.call("autonomous_with_multiple_mcps", mcp_names=names, task=f"{TASK} {FILE}")
         assert "[secret]" in answer.text
         assert "[secret:github-token" in answer.text
-        run_id = answer.text.rpartition("run ")[2].rstrip("]")
+        run_id = answer.run_id
         await client.call("continue_run", run_id=run_id, instructions=f"Again: {ENV}")
         failed = await client.call("autonomous_with_mcp", mcp_name="broken", task=TASK)
         assert failed.is_error

@@ -183,26 +183,19 @@ async def test_a_run_from_the_shell_only_reads_unless_told_otherwise(shell: Shel
 
 
 @pytest.mark.npm
-@pytest.mark.parametrize("made_good", [False, True])
-async def test_a_write_that_failed_is_never_a_success(shell: Shell, sim: Simulator, made_good: bool) -> None:
-    """The model says that it wrote the file, whose folder there is not (ours)."""
+async def test_a_write_that_failed_and_was_made_good_is_a_success(shell: Shell, sim: Simulator) -> None:
+    """One that was not is in test_outcomes.py."""
     configure(shell, filesystem=config_entry(npm_server("filesystem"), str(shell.folder)))
     path = shell.folder / "no" / "a.txt"
     write = CallReply(("filesystem__write_file", {"path": str(path), "content": "x"}))
-    mend = CallReply(("filesystem__create_directory", {"path": str(path.parent)})), write
-    sim.script(MODEL, write, *(mend if made_good else ()), TextReply("I wrote the summary."))
+    make = CallReply(("filesystem__create_directory", {"path": str(path.parent)}))
+    sim.script(MODEL, write, make, write, TextReply("I wrote the summary."))
 
     code, out, err = await shell.run("run", "Write the summary to no/a.txt.", "--access", "write")
 
-    assert path.exists() is made_good, err
-    assert code == (0 if made_good else 1)
-    if made_good:
-        assert out.startswith("I wrote the summary.\n\nChanged: no/a.txt (created, +1)\n")
-        assert "\n\n[Local model output, unverified · " in out
-    else:
-        assert out.startswith("Nothing was changed.\nFailed: write_file ")
-        assert "\n\nI wrote the summary.\n\n[Local model output, unverified · " in out
-        assert " · no tool call worked · run " in out
+    assert (code, path.exists()) == (0, True), err
+    assert out.startswith("I wrote the summary.\n\nChanged: no/a.txt (created, +1)\n")
+    assert "\n\n[Local model output, unverified · " in out
 
 
 async def test_doctor_names_what_is_missing_and_what_to_do(shell: Shell, sim: Simulator) -> None:

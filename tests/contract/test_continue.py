@@ -13,17 +13,11 @@ from tests.lmstudio_sim.replies import CallReply, Stall, TextReply
 from tests.support.desk import MODEL, Desk, assert_names
 from tests.support.journals import events_of, read_journal
 from tests.support.npm_servers import config_entry, npm_server
-from tests.support.raw_client import Answer, Era, RawClient
+from tests.support.raw_client import Era, RawClient
 
 pytestmark = [pytest.mark.npm, pytest.mark.asyncio(loop_scope="module")]
 
 TASK = {"mcp_name": "filesystem", "task": "What is the code word?"}
-
-
-def run_id_of(answer: Answer) -> str:
-    found = re.search(r"\brun (\S+)\]", answer.text)
-    assert found, answer.text
-    return found[1]
 
 
 async def read_resource(client: RawClient, uri: str) -> str:
@@ -38,7 +32,7 @@ async def test_a_finished_answer_can_be_fetched_again_without_asking_the_model(d
     async with desk.bridge(era) as client:
         first = await client.call("autonomous_with_mcp", **TASK)
         asked = len(desk.chat_requests())
-        run_id = run_id_of(first)
+        run_id = first.run_id
         again = [
             await client.call("continue_run", run_id=each) for each in (run_id, f" {run_id}\n", run_id[-5:], "Last")
         ]
@@ -53,11 +47,11 @@ async def test_a_finished_run_answers_a_follow_up_in_the_same_conversation(desk:
         first = await client.call("autonomous_with_mcp", mcp_name="filesystem", task="Which code word has notes.txt?")
     desk.sim.script(MODEL, TextReply("24-noreh"))
     async with desk.bridge(fresh=True) as client:  # another process: the bridge was restarted
-        second = await client.call("continue_run", run_id=run_id_of(first), instructions="Now backwards.")
+        second = await client.call("continue_run", run_id=first.run_id, instructions="Now backwards.")
 
     assert second.said.startswith("24-noreh")
     assert "did not open" not in second.text, "it was opened before"
-    assert run_id_of(second) == run_id_of(first)
+    assert second.run_id == first.run_id
     before, after = desk.chat_requests()[-2:]
     assert after.messages[: len(before.messages)] == before.messages
     assert after.messages[len(before.messages) :] == [
@@ -71,7 +65,7 @@ async def test_a_run_that_met_its_round_limit_goes_on_where_it_stopped(desk: Des
     async with desk.bridge() as client:
         first = await client.call("autonomous_with_mcp", **TASK, max_rounds=2)
         desk.sim.script(MODEL, TextReply("It is heron-42."))
-        second = await client.call("continue_run", run_id=run_id_of(first))
+        second = await client.call("continue_run", run_id=first.run_id)
 
     assert "round limit" in first.text
     assert second.said.startswith("It is heron-42.")
@@ -188,7 +182,7 @@ async def test_without_a_run_id_the_newest_run_of_this_project_goes_on(desk: Des
         answer = await client.call("continue_run", **given)
 
     assert answer.said.startswith("It is heron-42.")
-    assert run_id_of(answer) == run_id
+    assert answer.run_id == run_id
 
 
 async def test_several_runs_that_were_interrupted_together_are_listed(desk: Desk) -> None:
@@ -214,7 +208,7 @@ async def test_runs_of_other_projects_are_not_meant_by_last(desk: Desk) -> None:
     elsewhere = desk.project / "elsewhere"
     elsewhere.mkdir()
     async with desk.bridge() as client:
-        run_id = run_id_of(await client.call("autonomous_with_mcp", **TASK))
+        run_id = (await client.call("autonomous_with_mcp", **TASK)).run_id
     async with desk.bridge(CLAUDE_PROJECT_DIR=str(elsewhere)) as client:
         answer = await client.call("continue_run")
         listed = await client.request("resources/list", {})
@@ -232,7 +226,7 @@ async def test_the_newest_runs_are_listed_as_resources_of_their_own(desk: Desk, 
         if era == "2026-07-28":
             wanted = {"notifications": {"resourcesListChanged": True}}
             await client.start("subscriptions/listen", wanted)
-        run_id = run_id_of(await client.call("autonomous_with_mcp", **TASK))
+        run_id = (await client.call("autonomous_with_mcp", **TASK)).run_id
         told = [line["method"] for line in client.lines if "method" in line]
         listed = await client.request("resources/list", {})
 
@@ -267,7 +261,7 @@ async def test_a_deadline_gives_the_text_so_far_and_the_run_can_go_on(desk: Desk
     async with desk.bridge() as client:
         stopped = await client.call("autonomous_with_mcp", **TASK, timeout=5)
         desk.sim.script(MODEL, TextReply("It is heron-42."))
-        answer = await client.call("continue_run", run_id=run_id_of(stopped))
+        answer = await client.call("continue_run", run_id=stopped.run_id)
 
     assert not stopped.is_error
     assert "I look at the notes first." in stopped.text
@@ -281,7 +275,7 @@ async def test_a_long_answer_is_cut_at_a_paragraph_and_stands_whole_in_its_resou
     desk.sim.script(MODEL, TextReply("\n\n".join(paragraphs)))
     async with desk.bridge(era) as client:
         answer = await client.call("autonomous_with_mcp", **TASK)
-        uri = f"lmstudio://runs/{run_id_of(answer)}"
+        uri = f"lmstudio://runs/{answer.run_id}"
         whole = await read_resource(client, uri)
 
     assert 40_000 < len(answer.text) < 50_000
@@ -330,7 +324,7 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
         prompts = await client.request("prompts/list", {})
         prompt = await client.request("prompts/get", {"name": "delegate"})
         of_old = await client.request("prompts/get", {"name": "delegate", "arguments": {"task": "Summarize"}})
-        run_id = run_id_of(answer)
+        run_id = answer.run_id
         pages = [await read_resource(client, f"lmstudio://runs/{each}") for each in (run_id, run_id[-5:])]
         completed = {
             typed: (
@@ -349,7 +343,7 @@ async def test_models_servers_and_runs_can_be_read_and_completed(desk: Desk, era
     assert {entry["uri"] for entry in listed["resources"]} == {f"lmstudio://{name}" for name in names}
     assert f"| {MODEL} | llm | loaded | 32,768 |" in texts["models"]
     assert "| filesystem | stdio | usable; open, unused for " in texts["servers"]
-    assert run_id_of(answer) in texts["runs"]
+    assert answer.run_id in texts["runs"]
     assert [entry["name"] for entry in prompts["prompts"]] == ["delegate"]
     assert not prompts["prompts"][0].get("arguments"), "Claude Code would give each only one word"
     assert "what I wrote after this command" in json.dumps(prompt)
@@ -369,7 +363,7 @@ async def test_run_that_was_not_kept_says_why_it_cannot_be_continued(desk: Desk,
     desk.script_reading()
     async with desk.bridge(LMSTUDIO_BRIDGE_JOURNAL=keep) as client:
         answer = await client.call("autonomous_with_mcp", **TASK)
-        again = await client.call("continue_run", run_id=run_id_of(answer))
+        again = await client.call("continue_run", run_id=answer.run_id)
         runs = await read_resource(client, "lmstudio://runs")
 
     assert answer.said.startswith("It is heron-42.")

@@ -6,13 +6,11 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import TextReply
-from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.lmstudio_sim.server import Simulator
 from tests.support.npm_servers import npm_server
 from tests.support.shell import LIMIT, MODEL, ROOT, Shell
 from tests.support.terminal import write_script
@@ -44,15 +42,8 @@ def kitchen(shell: Shell) -> Shell:
     )
 
 
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    model = SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)
-    async with open_simulator([model]) as sim:
-        sim.script(MODEL, *[TextReply(ANSWER)] * 20)
-        yield sim
-
-
-async def test_every_recipe_runs(kitchen: Shell) -> None:
+async def test_every_recipe_runs(kitchen: Shell, sim: Simulator) -> None:
+    sim.script(MODEL, *[TextReply(ANSWER)] * 20)
     for block in BLOCKS:
         process = await asyncio.create_subprocess_exec(
             *("sh", "-e", "-c", block),

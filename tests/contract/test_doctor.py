@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.lmstudio_sim.server import Simulator, open_simulator
-from tests.support.home import GOOD, Home, make_home, nothing_listens, sloppy
+from tests.lmstudio_sim.server import Simulator
+from tests.support.home import Home, make_home, nothing_listens, sloppy
 from tests.support.shell import ROOT, Shell
 
 PROGRAMS = {
@@ -25,12 +24,6 @@ PROGRAMS = {
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return make_home(tmp_path)
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    async with open_simulator([GOOD]) as sim:
-        yield sim
 
 
 def shell_of(home: Home, **environ: str) -> Shell:

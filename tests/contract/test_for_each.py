@@ -63,12 +63,6 @@ def only_the_first(request: SimRequest) -> Reply:
     return read_and_tell(request) if item_of(request) == "f001.txt" else TextReply("x", faults=(Stall(),))
 
 
-def run_id_of(answer: Answer) -> str:
-    found = re.search(r"\brun (\S+)\]", answer.text)
-    assert found, answer.text
-    return found[1]
-
-
 def newest_run(desk: Desk) -> str:
     """The only run over many: the names of its items' journals are longer."""
     return min((path.stem for path in desk.journals()), key=len)
@@ -154,7 +148,7 @@ async def test_two_hundred_files_are_two_hundred_rows_though_one_request_in_ten_
     assert [row[1:3] for row in rows] == [["done", f"The code is c{name[1:4]}."] for name in names]
     assert all(name in row[3] for name, row in zip(names, rows, strict=True)), "what each rests on"
     assert answers_given(desk) == Counter(names), "no item twice"
-    whole = await rows_of(desk, run_id_of(answer))
+    whole = await rows_of(desk, answer.run_id)
     assert [(row["item"], row["status"]) for row in whole] == [(name, "done") for name in names]
     assert any(re.fullmatch(r"\d+ of 200( · .*)?", message) for message in answer.progress)
 
@@ -247,8 +241,8 @@ async def test_an_item_that_fails_is_told_first_and_never_looks_like_a_success(d
         assert answer.report["items"] == {"total": 3, "done": 2, "failed": 1, "not_done": 0}
 
         desk.sim.script_fn(MODEL, read_and_tell)
-        refused = await client.call("continue_run", run_id=run_id_of(answer), output_schema={"type": "object"})
-        again = await client.call("continue_run", run_id=run_id_of(answer))
+        refused = await client.call("continue_run", run_id=answer.run_id, output_schema={"type": "object"})
+        again = await client.call("continue_run", run_id=answer.run_id)
 
     assert_names(refused, "keeps the output_schema with which it began", "start the task again")
     assert again.text.splitlines()[0] == "3 of 3 items done"
@@ -269,11 +263,11 @@ async def test_rows_fit_the_schema_and_can_be_had_as_csv(desk: Desk) -> None:
     arguments = {"task": "Which code is in it?", "for_each": ["f001.txt", "f002.txt"], "output_schema": schema}
     async with desk.bridge() as client:
         answer = await client.call("autonomous_with_mcp", mcp_name="filesystem", **arguments)
-        resource = await client.request("resources/read", {"uri": f"lmstudio://runs/{run_id_of(answer)}"})
+        resource = await client.request("resources/read", {"uri": f"lmstudio://runs/{answer.run_id}"})
 
     assert "| item | status | code | rests on |" in answer.text
     assert [row[2] for row in table_of(answer)] == ["c001", "c002"]
-    assert [row["answer"] for row in await rows_of(desk, run_id_of(answer))] == [{"code": "c001"}, {"code": "c002"}]
+    assert [row["answer"] for row in await rows_of(desk, answer.run_id)] == [{"code": "c001"}, {"code": "c002"}]
     assert (await in_shell(desk, "runs", "show", "last", "--csv")).splitlines()[:1] == [
         "item,status,reason,code,rests on"
     ]
@@ -289,7 +283,7 @@ async def test_the_run_pauses_when_five_items_in_a_row_fail_for_the_same_reason(
         assert_names(answer, "0 of 30 items done", "Paused: ", "in a row failed for the same reason")
         assert len(desk.chat_requests()) < 10
         desk.sim.script_fn(MODEL, read_and_tell)
-        again = await client.call("continue_run", run_id=run_id_of(answer))
+        again = await client.call("continue_run", run_id=answer.run_id)
 
     assert again.text.startswith("30 of 30 items done")
 
@@ -315,7 +309,7 @@ async def test_a_server_that_dies_makes_no_item_done_and_pauses_the_run(desk: De
         arguments = {"mcp_names": ["sloppy"], "task": TASK, "for_each": items}
         answer = await client.call("autonomous_with_write_access", **arguments)
         plans.update((item, ["pid"]) for item in items)
-        again = await client.call("continue_run", run_id=run_id_of(answer))
+        again = await client.call("continue_run", run_id=answer.run_id)
 
     assert answer.text.startswith("2 of 9 items done · 5 failed · 2 not done · 1 with calls that failed\n")
     assert "Paused: 5 items in a row failed for the same reason. No tool call worked: " in answer.text
@@ -503,7 +497,7 @@ async def test_the_answers_are_merged_at_the_end_with_counts_of_the_bridge(desk:
     desk.sim.script_fn(MODEL, act)
     async with desk.bridge() as client:
         answer = await client.call("autonomous_with_mcp", **ALL, combine="List the codes.")
-        run_id = run_id_of(answer)
+        run_id = answer.run_id
         resource = await client.request("resources/read", {"uri": f"lmstudio://runs/{run_id}"})
 
     assert answer.text.startswith("3 of 4 items done · 1 failed\nFailed: f003.txt: ")
@@ -564,9 +558,9 @@ async def test_answers_that_could_not_be_merged_are_kept_and_only_the_merge_is_m
 
         asked = len(desk.chat_requests())
         desk.sim.script_fn(MODEL, lambda request: TextReply('{"codes": 3}'))
-        again = await client.call("continue_run", run_id=run_id_of(answer))
+        again = await client.call("continue_run", run_id=answer.run_id)
         assert len(desk.chat_requests()) == asked + 1
-        once_more = await client.call("continue_run", run_id=run_id_of(answer))
+        once_more = await client.call("continue_run", run_id=answer.run_id)
 
     assert again.report["stop"] == "answered"
     assert '\n\n{"codes": 3}\n\n[Local' in again.text
@@ -616,7 +610,7 @@ async def test_runs_lists_the_run_and_not_its_items_and_delete_takes_them_along(
     async with desk.bridge() as client:
         answer = await client.call("autonomous_with_mcp", **ALL)
         runs = await client.request("resources/read", {"uri": "lmstudio://runs"})
-    run_id = run_id_of(answer)
+    run_id = answer.run_id
     text = runs["contents"][0]["text"]
     assert run_id in text
     assert f"{run_id}-1" not in text
@@ -644,7 +638,7 @@ async def test_what_the_items_changed_is_undone_with_their_run(desk: Desk) -> No
         answer = await client.call(
             "autonomous_with_write_access", mcp_names=["filesystem"], task="Write new into {item}", for_each="f*.txt"
         )
-        run_id = run_id_of(answer)
+        run_id = answer.run_id
         assert answer.text.startswith("2 of 3 items done · 1 failed")
         answer = await client.call("continue_run", run_id=run_id)
     assert answer.text.startswith("3 of 3 items done")

@@ -160,7 +160,7 @@ class World:
 
     def journal(self, answer: Answer) -> list[Event]:
         """What happened in the run that gave this answer."""
-        run_id = answer.text.rpartition("run ")[2].rstrip("]")
+        run_id = answer.run_id
         return read_journal(self.desk.home / "runs" / f"{run_id}.jsonl")
 
     async def try_order(self, name: str, *, access: str) -> Answer:

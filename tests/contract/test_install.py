@@ -81,7 +81,7 @@ def commands_in(log: Path) -> list[list[str]]:
 # -- install -----------------------------------------------------------------------------------------------------
 
 
-each_host = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("host", "path", "root"),
     [
         ("claude-code", ".claude.json", "mcpServers"),
@@ -91,9 +91,6 @@ each_host = pytest.mark.parametrize(
         ("lm-studio", ".lmstudio/mcp.json", "mcpServers"),
     ],
 )
-
-
-@each_host
 async def test_the_bridge_is_put_in_beside_the_others_and_taken_out_again(
     shell: Shell, host: str, path: str, root: str
 ) -> None:
@@ -121,6 +118,12 @@ async def test_the_bridge_is_put_in_beside_the_others_and_taken_out_again(
     assert '+      "command": ' in out
     assert ("hands tasks to a model of the same LM Studio" in err) == (host == "lm-studio")
     assert "geheim-123" not in out + err
+    # The bridge finds the servers of the program that starts it.
+    code, listed, err = await Shell(shell.folder, {**shell.environ, **entry["env"]}).run("servers", "--json")
+    assert code == 0, err
+    states = {server["server"]: server["state"] for server in json.loads(listed)}
+    assert states["other"] == "usable"
+    assert "starts the bridge itself" in states["lmstudio-bridge"]
 
     code, out, err = await shell.run("uninstall", host, "--yes")
 
@@ -131,23 +134,6 @@ async def test_the_bridge_is_put_in_beside_the_others_and_taken_out_again(
         file.name,
         *(copy.name for copy in backups(file)),
     }
-
-
-@each_host
-async def test_the_bridge_finds_the_servers_of_the_program_that_starts_it(
-    shell: Shell, host: str, path: str, root: str
-) -> None:
-    file = write(home(shell) / path, {root: {"mine": {"command": "x"}}})
-    assert (await shell.run("install", host, "--yes"))[0] == 0
-
-    entry = read(file)[root]["lmstudio-bridge"]
-    started = Shell(shell.folder, {**shell.environ, **entry.get("env", {})})
-    code, out, err = await started.run("servers", "--json")
-
-    assert code == 0, err
-    states = {server["server"]: server["state"] for server in json.loads(out)}
-    assert states["mine"] == "usable"
-    assert "starts the bridge itself" in states["lmstudio-bridge"]
 
 
 @pytest.mark.parametrize(
@@ -170,11 +156,11 @@ async def test_a_projects_file_or_one_chosen_otherwise_is_not_named_in_the_entry
     assert "will use the servers in this file" not in err
 
 
-async def test_installing_twice_changes_nothing_and_keeps_what_was_added_by_hand(shell: Shell) -> None:
+async def test_installing_again_changes_only_what_it_is_told_to(shell: Shell) -> None:
     file = write(home(shell) / ".claude.json", {})
-    await shell.run("install", "--yes")
+    await shell.run("install", "--yes", "--base-url", "http://10.0.0.5:1234", "--env", "LM_API_TOKEN=geheim-1")
     root = read(file)
-    root["mcpServers"]["lmstudio-bridge"]["timeout"] = 600_000
+    root["mcpServers"]["lmstudio-bridge"]["timeout"] = 600_000  # by hand
     write(file, root)
     before = file.read_bytes()
 
@@ -183,14 +169,6 @@ async def test_installing_twice_changes_nothing_and_keeps_what_was_added_by_hand
     assert (code, out) == (0, "")
     assert f"The bridge is already registered in Claude Code: {file}" in err
     assert file.read_bytes() == before
-
-
-async def test_an_update_keeps_what_it_is_not_told_to_change(shell: Shell) -> None:
-    file = home(shell) / ".claude.json"
-    await shell.run("install", "--yes", "--base-url", "http://10.0.0.5:1234", "--env", "LM_API_TOKEN=geheim-1")
-    root = read(file)
-    root["mcpServers"]["lmstudio-bridge"]["timeout"] = 600_000
-    write(file, root)
 
     code, out, _ = await shell.run("install", "--yes", "--model", "b")
 

@@ -12,16 +12,15 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.contract.test_install import FAKE_CLAUDE
-from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, TextReply
-from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.lmstudio_sim.server import Simulator
 from tests.support.npm_servers import npm_server
 from tests.support.shell import MODEL, ROOT
 from tests.support.terminal import missing, type_line, write_script
@@ -78,12 +77,6 @@ def environ_of(home: Path, url: str) -> dict[str, str]:
         "CLAUDE_LOG": str(home.parent / "log"),
         "LMSTUDIO_BASE_URL": url,
     }
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
-    async with open_simulator([SimModel(MODEL, loaded=True, context_length=32_768, trained_for_tool_use=True)]) as sim:
-        yield sim
 
 
 async def test_quick_start_does_what_it_says(home: Path, sim: Simulator) -> None:

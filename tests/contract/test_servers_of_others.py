@@ -17,6 +17,7 @@ from tests.lmstudio_sim.replies import CallReply, TextReply
 from tests.lmstudio_sim.requests import SimRequest
 from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.support.desk import unfenced
+from tests.support.home import sloppy
 from tests.support.processes import SLOPPY, is_running, until_dead
 from tests.support.raw_client import RawClient, open_raw_client
 from tests.support.shell import ROOT, Shell, turn_off_sandbox
@@ -65,10 +66,6 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
             "LMSTUDIO_BRIDGE_HOME": str(tmp_path / "bridge"),
         }
         yield Desk(tmp_path, project, sim, environ)
-
-
-def sloppy(**habits: Any) -> dict[str, Any]:
-    return {"command": sys.executable, "args": [str(SLOPPY), json.dumps(habits)]}
 
 
 def calls_in_turn(desk: Desk, *calls: tuple[str, dict[str, Any]]) -> list[str]:

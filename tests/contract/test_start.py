@@ -63,6 +63,12 @@ async def open_held(folder: Path, *, era: Era = "2026-07-28") -> AsyncIterator[t
         yield client, held
 
 
+def broken(folder: Path, module: str, part: str) -> dict[str, str]:
+    """An environment in which this module cannot be imported, as a part of it is missing."""
+    (folder / f"{module}.py").write_text(BROKEN.replace("part", part), encoding="utf-8")
+    return {"PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", "")))}
+
+
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no FIFOs and none of these signals")
 
 
@@ -124,8 +130,7 @@ async def test_a_signal_does_not_wait_for_the_import(tmp_path: Path, name: str) 
 
 
 async def test_a_part_that_cannot_be_imported_is_named_to_every_caller(tmp_path: Path) -> None:
-    (tmp_path / "httpx.py").write_text(BROKEN, encoding="utf-8")
-    environ = {"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
+    environ = broken(tmp_path, "httpx", "part")
     async with open_raw_client(era="2025-11-25", environ=environ, command=BRIDGE) as client:
         calls = [await client.call("continue_run", run_id="20260101-000000-aaaaa") for _ in range(2)]
         read = await client.answer_to(await client.start("resources/read", {"uri": "lmstudio://models"}))
@@ -140,11 +145,9 @@ async def test_a_part_that_cannot_be_imported_is_named_to_every_caller(tmp_path:
 
 
 async def test_a_part_that_only_a_run_imports_is_named_to_its_caller(tmp_path: Path) -> None:
-    (tmp_path / "jsonschema.py").write_text(BROKEN.replace("part", "rpds"), encoding="utf-8")
-    environ = {"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
     async with open_desk(tmp_path) as desk:
         desk.configure(notes=entry(tmp_path / "notes.json", {"name": "list"}))
-        desk.environ |= environ
+        desk.environ |= broken(tmp_path, "jsonschema", "rpds")
         async with desk.bridge("2026-07-28", options={"command": BRIDGE}) as client:
             answer = await client.call("autonomous_with_mcp", mcp_name="notes", task="Do it.", output_schema={})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,13 @@ class Answer:
     is_error: bool
     progress: tuple[str, ...]
     report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """That of its last line."""
+        found: list[str] = re.findall(r"\brun (\S+)\]", self.text)
+        assert found, self.text
+        return found[-1]
 
     @property
     def told(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -67,9 +66,7 @@ class Workshop:
         }
         answer = await self.client.call("autonomous_with_write_access", **given)
         assert self.sim.unused_replies(model) == 0, answer.text
-        found = re.search(r"\brun (\S+)\]", answer.text)
-        assert found, answer.text
-        events = read_journal(self.folder / "home" / "runs" / f"{found[1]}.jsonl")
+        events = read_journal(self.folder / "home" / "runs" / f"{answer.run_id}.jsonl")
         requests = [each for each in self.sim.requests[seen:] if each.path == "/v1/chat/completions"]
         return Worked(answer, requests, events, ledger.read_text(encoding="utf-8").splitlines())
 

@@ -23,12 +23,14 @@ from lmstudio_bridge.events import (
 )
 from lmstudio_bridge.messages import ServerTool
 from lmstudio_bridge.runs.changes import ChangeRecorder, Copies, look_at
-from lmstudio_bridge.runs.journal import copies_folder, open_journal
+from lmstudio_bridge.runs.journal import copies_folder
 from lmstudio_bridge.security.access import Policy
 from lmstudio_bridge.security.workspace import make_workspace
+from tests.support.fakes import keep_events
 from tests.unit.cli.test_terminal import Terminal
 
 ID = "20260101-000000-aaaaa"
+START, END = RunStarted(ID, "Each", (), 8, "2026-01-01T00:00:00+00:00"), RunFinished("answered", "", "", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +40,10 @@ ID = "20260101-000000-aaaaa"
 def test_the_items_of_a_run_are_a_table_in_a_terminal_where_nothing_is_cut_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, columns: str, error: str, is_table: bool
 ) -> None:
-    with open_journal(tmp_path / "runs", ID) as journal:
-        journal.keep(RunStarted(ID, "Each", (), 8, "2026-01-01T00:00:00+00:00"))
-        journal.keep(ItemsListed(("a.md", "b.md"), "", (), "", None, ""))
-        journal.keep(ItemFinished(1, Outcome("answered", "Fine.", rests_on=("a.md:1",))))
-        journal.keep(ItemFinished(2, Outcome("failed", error=error)))
-        journal.keep(RunFinished("partial", "", "", 1.0))
+    ends = [Outcome("answered", "Fine.", rests_on=("a.md:1",)), Outcome("failed", error=error)]
+    items = [ItemFinished(number, each) for number, each in enumerate(ends, start=1)]
+    listed = ItemsListed(("a.md", "b.md"), "", (), "", None, "")
+    keep_events(tmp_path / "runs", ID, START, listed, *items, RunFinished("partial", "", "", 1.0))
     monkeypatch.setenv("LMSTUDIO_BRIDGE_HOME", str(tmp_path))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", columns)
@@ -72,16 +72,13 @@ def test_only_an_undo_says_what_it_does_not_cover_not_its_revert(
     project.mkdir()
     (project / "new.md").write_text("new", encoding="utf-8")
     state, _ = look_at(project / "new.md", max_bytes=100)
-    start, end = RunStarted(ID, "Each", (), 8, "2026-01-01T00:00:00+00:00"), RunFinished("answered", "", "", 1.0)
     told: dict[str, Event] = {
         ID: ItemsListed(("a", "b"), "", (), "", None, ""),
         f"{ID}-1": FilesChanged(str(project), (), ("what git commit did",)),
         f"{ID}-2": FilesChanged(str(project), (FileChange("new.md", "created", "", state),)),
     }
     for name, event in told.items():
-        with open_journal(runs, name) as journal:
-            for each in (replace(start, run_id=name), event, end):
-                journal.keep(each)
+        keep_events(runs, name, replace(START, run_id=name), event, END)
 
     assert [main(["runs", "undo", ID, "--yes"]) for _ in range(3)] == [1, 0, 1]
     assert not (project / "new.md").exists()
@@ -106,16 +103,13 @@ async def test_an_undo_says_where_a_journal_that_is_not_whole_leaves_changes_unk
     if not is_known:
         recorder.forget()
     state, _ = look_at(project, max_bytes=100)
-    start, end = RunStarted(ID, "Each", (), 8, "2026-01-01T00:00:00+00:00", "write"), RunFinished("answered", "", "", 1)
     told: dict[str, Event] = {ID + number: JournalCut("The disk is full.")}
     if number:
         (project / "made").mkdir()
         told[ID] = ItemsListed(("a", "b"), "", (), "", None, "")
         told[f"{ID}-2"] = FilesChanged(str(project), (FileChange("made", "created", "", state),))
     for name, event in told.items():
-        with open_journal(runs, name) as journal:
-            for each in (replace(start, run_id=name), event, end):
-                journal.keep(each)
+        keep_events(runs, name, replace(START, run_id=name, access="write"), event, END)
 
     assert main(["runs", "undo", ID, "--yes"]) == 1
     assert (project / "new.md").read_text(encoding="utf-8") == ("old" if is_known else "new")

@@ -209,46 +209,42 @@ def test_run_whose_journal_is_not_whole_cannot_be_continued(
         rebuild_conversation(read_run(tmp_path, "r1"))
 
 
+async def told_to_who_waits(folder: Path, redactor: Redactor, *events: Event, keep: Keep = "full") -> list[Event]:
+    recorder = Recorder()
+    with open_journal(folder, "r1", keep=keep) as journal:
+        run_recorder = RunRecorder(journal, recorder.emit, redactor=redactor)
+        for event in events:
+            await run_recorder.tell(event)
+    return recorder.events
+
+
 @pytest.mark.parametrize("counts", [("", "", ""), ("1/3 ", "2/3 ", "3/3 "), ("0.5 ", "7 ", "1e+06 ")])
 async def test_secret_in_pieces_of_progress_does_not_go_out(tmp_path: Path, counts: tuple[str, str, str]) -> None:
-    recorder = Recorder()
     redactor = Redactor(secrets_of_environment({"API_KEY": "hunter22-hunter22"}))
+    pieces = zip(counts, ("the key is hunter", "22-hun", "ter22, 50%"), strict=True)
 
-    with open_journal(tmp_path, "r1") as journal:
-        run_recorder = RunRecorder(journal, recorder.emit, redactor=redactor)
-        for count, piece in zip(counts, ("the key is hunter", "22-hun", "ter22, 50%"), strict=True):
-            await run_recorder.tell(CallProgress("c1", "fs", "read", f"{count}{piece}"))
+    told = await told_to_who_waits(
+        tmp_path, redactor, *(CallProgress("c1", "fs", "read", f"{count}{piece}") for count, piece in pieces)
+    )
 
-    told = [event.text for event in recorder.events if isinstance(event, CallProgress)]
-    assert told == [f"{counts[0]}the key is ", counts[1], f"{counts[2]}[secret], 50%"]
+    texts = [event.text for event in told if isinstance(event, CallProgress)]
+    assert texts == [f"{counts[0]}the key is ", counts[1], f"{counts[2]}[secret], 50%"]
 
 
 async def test_answer_that_is_being_written_shows_no_secret_and_no_beginning_of_one(tmp_path: Path) -> None:
-    recorder = Recorder()
+    texts = [("It is hunter", "It is "), ("It is hunter22, I", "It is [secret], I"), ("", "")]
+    written, shown = ([Generating(1, "answering", 1, 1.0, text) for text in each] for each in zip(*texts, strict=True))
 
-    with open_journal(tmp_path, "r1") as journal:
-        run_recorder = RunRecorder(journal, recorder.emit, redactor=Redactor(["hunter22"]))
-        for text in ("It is hunter", "It is hunter22, I", ""):
-            await run_recorder.tell(Generating(1, "answering", 1, 1.0, text))
-
-    assert [event.text for event in recorder.events if isinstance(event, Generating)] == [
-        "It is ",
-        "It is [secret], I",
-        "",
-    ]
+    assert await told_to_who_waits(tmp_path, Redactor(["hunter22"]), *written) == shown
 
 
 @pytest.mark.parametrize("keep", ["full", "audit", "off"])
 async def test_who_waits_gets_no_secret_whatever_is_kept(tmp_path: Path, keep: Keep) -> None:
-    recorder = Recorder()
-    redactor = Redactor(["hunter22"])
+    def events(secret: str) -> list[Event]:
+        return [Warned(secret), MessageAdded(UserMessage("look", (Image("data", secret),)))]
 
-    with open_journal(tmp_path, "r1", keep=keep) as journal:
-        run_recorder = RunRecorder(journal, recorder.emit, redactor=redactor)
-        await run_recorder.tell(Warned("hunter22"))
-        await run_recorder.tell(MessageAdded(UserMessage("look", (Image("data", "hunter22"),))))
-
-    assert recorder.events == [Warned("[secret]"), MessageAdded(UserMessage("look", (Image("data", "[secret]"),)))]
+    told = await told_to_who_waits(tmp_path, Redactor(["hunter22"]), *events("hunter22"), keep=keep)
+    assert told == events("[secret]")
 
 
 # -- pruning ------------------------------------------------------------------------------------

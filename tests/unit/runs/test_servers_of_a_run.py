@@ -391,7 +391,7 @@ async def test_a_run_that_goes_on_starts_what_it_used_and_what_it_needs_now(desk
     learn(desk)
     async with desk.bridge("2025-11-25") as client:
         answer = await discover(client, desk, LETTER)
-    run_id = answer.text.rpartition("run ")[2].rstrip("]")
+    run_id = answer.run_id
     async with desk.bridge("2025-11-25") as client:
         desk.sim.script(MODEL, DONE)
         further = await client.call("continue_run", run_id=run_id, instructions="And order some goods.")
