@@ -441,6 +441,8 @@ def _condition_of(rows: Sequence[Sequence[str]], where: str) -> tuple[int, str]:
     wanted = value.strip("= ").strip("'\"").casefold()
     if (key := _find_column(rows[0], name)) is not None:
         return key, wanted
+    if re.search(r"[<>!]", where):
+        raise ValueError("where takes column=value and nothing else. Leave it empty to take all rows.")
     holding = [key for key in range(len(rows[0])) if any(row[key].strip().casefold() == wanted for row in rows[1:])]
     if len(holding) != 1:
         raise ValueError(f"There is no column {name.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")
