@@ -25,12 +25,12 @@ async def test_a_reply_that_does_not_come_in_time_is_probed_reported_and_not_ask
         for model, stall in SILENCES.items():
             bench.work_on(model, TextReply(f"{PARTIAL} it is 7", faults=(stall,)))
         bench.work_on(SPARE)
-        limits = {"LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT": "1.5", "LMSTUDIO_BRIDGE_BETWEEN_BYTES_TIMEOUT": "1"}
+        limits = {"LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT": "5", "LMSTUDIO_BRIDGE_BETWEEN_BYTES_TIMEOUT": "5"}
         async with bench.bridge(**limits) as client:
             answers = await ask_all(client, list(SILENCES))
             after = await ask(client, SPARE)
 
-        waited = {model: "1.5 s in the middle of its reply." if "between" in model else "1.5 s." for model in SILENCES}
+        waited = {model: "5 s in the middle of its reply." if "between" in model else "5 s." for model in SILENCES}
         probed = " The server is running, and the model is still loaded."
         assert {model: answer.text.splitlines()[0] for model, answer in answers.items()} == {
             model: f"LM Studio sent nothing for {waited[model]}{probed}" for model in SILENCES
@@ -49,7 +49,7 @@ async def test_a_silence_whose_model_is_gone_is_asked_again_once_it_is_back(tmp_
         gone = Trap(partial(bench.sim.instances.pop, QWEN))
         bench.work_on(QWEN, TextReply("never", faults=(Stall(until=gone, before_headers=True),)))
         async with bench.bridge(
-            LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT="1.5", LMSTUDIO_BRIDGE_WATCH_INTERVAL="3600"
+            LMSTUDIO_BRIDGE_FIRST_BYTE_TIMEOUT="5", LMSTUDIO_BRIDGE_WATCH_INTERVAL="3600"
         ) as client:
             answer = await ask(client, QWEN)
 
@@ -65,7 +65,7 @@ async def test_the_end_of_the_runs_time_gives_what_there_is_wherever_it_comes(tm
         bench.work_on("silent/model", TextReply("never", faults=(Stall(before_headers=True),)))
         bench.work_on("writing/model", TextReply(f"{PARTIAL} it is 7", faults=(Stall(after_tokens=2),)))
         bench.sim.script_fn("busy/model", lambda request: TextReply("never", faults=(Stall(),)))
-        async with bench.bridge(LMSTUDIO_BRIDGE_RUN_TIMEOUT="4") as client:
+        async with bench.bridge(LMSTUDIO_BRIDGE_RUN_TIMEOUT="10") as client:
             numbers = {model: await start(client, model) for model in bench.sim.models}
             waiting = await start(client, "busy/model")
             answers = {model: await client.answer_of(number) for model, number in numbers.items()}
@@ -80,7 +80,7 @@ async def test_the_end_of_the_runs_time_gives_what_there_is_wherever_it_comes(tm
         }
         assert (in_line.is_error, up in in_line.text) == (False, True)
         assert PARTIAL in answers["writing/model"].text
-        assert "The run could not start within its 4 s." in answers["loading/model"].told
+        assert "The run could not start within its 10 s." in answers["loading/model"].told
         assert bench.stops() == ["deadline"] * 4 + ["failed"]
         for request in (bench.chats("silent/model")[1], bench.chats("writing/model")[1], *bench.chats("busy/model")):
             await soon(request.ended)

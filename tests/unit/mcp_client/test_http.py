@@ -453,7 +453,7 @@ async def test_refusal_explains_a_server_whose_events_are_not_those_of_sse() -> 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         await assert_start_fails(
-            configure_url(server.sockets[0].getsockname()[1]), "answered with HTTP 400", start_timeout=1.0
+            configure_url(server.sockets[0].getsockname()[1]), "answered with HTTP 400", start_timeout=3.0
         )
 
 
