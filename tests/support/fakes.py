@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from lmstudio_bridge.events import Event
 from lmstudio_bridge.messages import (
@@ -62,6 +62,7 @@ def asked_of(request: ChatRequest) -> Asked:
     )
 
 
+E = TypeVar("E", bound=Event)
 Reply: TypeAlias = Completion | BaseException | Streamed
 
 
@@ -159,7 +160,7 @@ class Recorder:
     async def emit(self, event: Event) -> None:
         self.events.append(event)
 
-    def of(self, *kinds: type[Event]) -> list[Event]:
+    def of(self, *kinds: type[E]) -> list[E]:
         """The events of these kinds."""
         return [event for event in self.events if isinstance(event, kinds)]
 

@@ -106,12 +106,7 @@ def test_warnings_and_servers_that_failed_are_kept_in_their_order() -> None:
 
     got = outcome_of(Warned("one"), ServerFailed("memory", "No such file."), mended, Warned("two"))
 
-    assert got.warnings == (
-        "one",
-        "MCP server memory was left out: No such file.",
-        "It was lost and is back.",
-        "two",
-    )
+    assert got.warnings == ("one", "MCP server memory was left out: No such file.", "It was lost and is back.", "two")
 
 
 def test_last_check_of_the_answer_counts() -> None:
@@ -163,9 +158,7 @@ NEW = FileChange("b.txt", "created", "", "file 644 1:2")
 
 
 def test_writes_that_left_their_files_as_they_were_changed_nothing() -> None:
-    told = FilesChanged("/work", (SAME,), is_complete=True)
-
-    got = outcome_of(WRITTEN, told)
+    got = outcome_of(WRITTEN, FilesChanged("/work", (SAME,), is_complete=True))
 
     assert (got.nothing_changed, got.changes) == (True, (SAME,))
 

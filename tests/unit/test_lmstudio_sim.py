@@ -19,14 +19,7 @@ import pytest
 
 from tests.lmstudio_sim import errors
 from tests.lmstudio_sim.models import SimModel
-from tests.lmstudio_sim.replies import (
-    Call,
-    CallReply,
-    DroppedCallReply,
-    Fault,
-    StreamError,
-    TextReply,
-)
+from tests.lmstudio_sim.replies import Call, CallReply, DroppedCallReply, Fault, StreamError, TextReply
 from tests.lmstudio_sim.server import Simulator, open_simulator
 
 QWEN = "qwen/qwen3-4b"
@@ -290,10 +283,7 @@ async def test_with_two_chat_models_an_unknown_name_is_refused_with_the_list() -
     async with open_simulator(models) as sim, open_client(sim) as client:
         reply = await post_chat(client, "not-a-model")
     text = f'Invalid model identifier "not-a-model". Please specify a valid downloaded model (e.g., {QWEN}, {GEMMA}).'
-    assert (reply.status_code, reply.json()) == (
-        400,
-        errors.openai_error(text, param="model", code="model_not_found"),
-    )
+    assert (reply.status_code, reply.json()) == (400, errors.openai_error(text, param="model", code="model_not_found"))
 
 
 async def test_without_any_chat_model_every_name_is_refused() -> None:
@@ -373,12 +363,7 @@ async def test_a_stream_comes_in_the_recorded_order(client: httpx.AsyncClient, s
         {"content": "\n\n"},
         {
             "tool_calls": [
-                {
-                    "index": 0,
-                    "id": "268992578",
-                    "type": "function",
-                    "function": {"name": "list_files", "arguments": ""},
-                }
+                {"index": 0, "id": "268992578", "type": "function", "function": {"name": "list_files", "arguments": ""}}
             ]
         },
         {"tool_calls": [{"index": 0, "type": "function", "function": {"arguments": '{"path": "."}'}}]},
@@ -493,10 +478,7 @@ async def test_a_prompt_longer_than_the_context_fails_at_the_token(chars: int, f
     [
         (StreamError("boom"), 'event: error\ndata: {"error":{"message":"boom"}}\n\n'),
         (StreamError("boom", done=True), 'event: error\ndata: {"error":{"message":"boom"}}\n\ndata: [DONE]\n\n'),
-        (
-            StreamError("boom", duplicate=True),
-            'event: error\ndata: {"error":{"message":"boom"},"message":"boom"}\n\n',
-        ),
+        (StreamError("boom", duplicate=True), 'event: error\ndata: {"error":{"message":"boom"},"message":"boom"}\n\n'),
     ],
     ids=["bare", "with-done", "with-duplicate"],
 )

@@ -144,9 +144,7 @@ def test_valid_json_without_a_schema_is_left_as_it_is(original: dict[str, Any]) 
     ],
 )
 def test_values_are_converted_by_the_schema(name: str, given_value: Any, wanted: Any) -> None:
-    text = json.dumps({"path": "a.txt", name: given_value})
-
-    result = read_arguments(text, READ)
+    result = read_arguments(json.dumps({"path": "a.txt", name: given_value}), READ)
 
     assert result.values[name] == wanted
     assert type(result.values[name]) is type(wanted)
@@ -169,9 +167,7 @@ def test_values_are_converted_by_the_schema(name: str, given_value: Any, wanted:
 )
 def test_values_that_are_right_or_doubtful_are_left_for_the_validator(name: str, value: Any) -> None:
     """A file whose content is the word true must stay that (an earlier bridge made it a boolean)."""
-    text = json.dumps({"path": "a.txt", name: value})
-
-    assert values(text)[name] == value
+    assert values(json.dumps({"path": "a.txt", name: value}))[name] == value
 
 
 ANY_TEXT: dict[str, Any] = {

@@ -215,8 +215,7 @@ class TestReadFiles:
         assert found.data.startswith("src/a.py: LIMIT = 3\nsrc/a.py: print(LIMIT)\nsrc/deep/b.py: ")
 
     async def test_one_star_stays_in_a_folder(self) -> None:
-        found = await Disk(SOURCES).call("read_files", paths=["src/*.py"])
-        assert found.looked_at == ("src/a.py",)
+        assert (await Disk(SOURCES).call("read_files", paths=["src/*.py"])).looked_at == ("src/a.py",)
 
     async def test_a_missing_file_is_named_and_the_others_are_read(self) -> None:
         found = await Disk(SOURCES).call("read_files", paths=["notes.md", "gone.md"])
@@ -258,8 +257,7 @@ class TestReadFiles:
 
     async def test_no_more_is_read_than_can_be_held(self) -> None:
         disk = Disk({f"f{number:02}": "x" * (MAX_CHARS // 2) for number in range(40)})
-        found = await disk.call("read_files", paths=["*"])
-        assert found.looked_at == ("f00", "f01")
+        assert (await disk.call("read_files", paths=["*"])).looked_at == ("f00", "f01")
         assert len([name for name, _ in disk.calls if name == "read_text_file"]) < 20
 
     @pytest.mark.parametrize("paths", [["*.rs"], ["gone.md"]])
@@ -527,8 +525,7 @@ async def test_the_files_of_a_folder_are_added_up(files: dict[str, str], total: 
     ],
 )
 async def test_a_folder_whose_files_do_not_fit_together_is_not_added_up(files: dict[str, str], problem: str) -> None:
-    disk = Disk(files, locked=frozenset({"b/locked"}))
-    found = await disk.call("total_column", path="b", column="total", where="")
+    found = await Disk(files, locked=frozenset({"b/locked"})).call("total_column", path="b", column="total", where="")
     assert found.is_error
     assert found.text.startswith(problem)
 
@@ -605,8 +602,7 @@ class TestReplaceText:
         assert disk.files["src/logo.png"] == "LIMIT"
 
     async def test_a_pattern_names_the_files_in_which_a_text_is_replaced(self) -> None:
-        disk = Disk(dict(SOURCES))
-        found = await disk.call("replace_text", path="src/*.py", old="LIMIT", new="MAX")
+        found = await Disk(dict(SOURCES)).call("replace_text", path="src/*.py", old="LIMIT", new="MAX")
         assert found.text.splitlines() == ["1 file changed.", "src/a.py: 2 places replaced"]
 
     async def test_nothing_is_written_where_the_text_is_not_there(self) -> None:
@@ -655,8 +651,7 @@ class TestReplaceText:
             return held and disk.files[arguments["path"]] == text
 
         call = ToolCall("c1", "replace_text", json.dumps({"path": "a.txt", "old": "one", "new": "1"}))
-        found = await composites().run(call, inner=disk, holds=holds)
-        assert found.is_error is not is_written
+        assert (await composites().run(call, inner=disk, holds=holds)).is_error is not is_written
         assert disk.files["a.txt"].startswith("1: 1\n") is is_written
 
     async def test_the_text_for_an_empty_file_is_not_taken_for_its_content(self) -> None:
@@ -770,9 +765,7 @@ async def test_the_head_of_a_result_without_its_data_only_answers_how_much_or_wh
 async def test_a_text_of_a_composite_tool_that_says_what_is_or_was_done_may_be_the_answer(
     name: str, arguments: dict[str, Any]
 ) -> None:
-    found = await Disk(SOURCES).call(name, **arguments)
-
-    assert not is_bridge_text(found.text)
+    assert not is_bridge_text((await Disk(SOURCES).call(name, **arguments)).text)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,13 @@ at dawn only.
 """
 
 
+def having_read(where: str, text: str, given: str, task: str = "") -> Evidence:
+    """What a run with this task knows that has read this text there."""
+    evidence = Evidence(given, task)
+    evidence.add(where, text)
+    return evidence
+
+
 def check(answer: str, *, task: str = "What does notes.txt say?") -> Grounding:
     evidence = Evidence(task)
     evidence.add("notes.txt", NOTES)
@@ -127,16 +134,11 @@ CODE = "class Store(Base):\n    def parse_config(self, path, strict=True):\n    
     ],
 )
 def test_a_function_is_known_by_its_name_and_those_of_its_arguments(answer: str, missing: tuple[str, ...]) -> None:
-    evidence = Evidence("Review app.py.")
-    evidence.add("app.py", CODE)
-
-    assert evidence.check(answer).missing == missing
+    assert having_read("app.py", CODE, "Review app.py.").check(answer).missing == missing
 
 
 def test_what_the_task_says_needs_no_source() -> None:
-    grounding = check("PORT_9 is not in app.toml.", task="Find PORT_9 in app.toml")
-
-    assert grounding == Grounding()
+    assert check("PORT_9 is not in app.toml.", task="Find PORT_9 in app.toml") == Grounding()
 
 
 @pytest.mark.parametrize(
@@ -161,8 +163,7 @@ def test_a_count_of_a_results_lines_is_right() -> None:
 
 
 def test_text_inside_json_is_read_without_its_escapes() -> None:
-    evidence = Evidence("Read it")
-    evidence.add("srv get", json.dumps({"text": 'path "C:\\data\\x.txt"\nkey-17 here'}))
+    evidence = having_read("srv get", json.dumps({"text": 'path "C:\\data\\x.txt"\nkey-17 here'}), "Read it")
 
     assert evidence.check('It says key-17, in C:/data/x.txt, and "key-17 here".').missing == ()
 
@@ -334,16 +335,12 @@ words = st.text(alphabet="abcdeXYZ0123456789-_./:,'\"`*()[]{} \n\u20ac\u201c\u20
 
 @given(words, words)
 def test_what_was_read_to_the_letter_is_never_missing(text: str, more: str) -> None:
-    evidence = Evidence("task")
-    evidence.add("x", f"{more}\n{text}\n{more}")
-
-    assert evidence.check(text).missing == ()
+    assert having_read("x", f"{more}\n{text}\n{more}", "task").check(text).missing == ()
 
 
 @given(words, words)
 def test_any_text_can_be_checked(answer: str, seen: str) -> None:
-    evidence = Evidence(seen)
-    evidence.add("x", seen)
+    evidence = having_read("x", seen, seen)
     grounding = evidence.check(answer)
 
     assert not {source.fact for source in grounding.sources} & set(grounding.missing)
@@ -366,8 +363,7 @@ def test_any_text_can_be_checked(answer: str, seen: str) -> None:
 def test_numbers_are_found_grouped_rounded_and_as_the_beginning_of_a_version(
     answer: str, missing: tuple[str, ...]
 ) -> None:
-    evidence = Evidence("How many?")
-    evidence.add("a.txt", "people: 1,234,567\nlines 12 and 345\nPython 3.11.10\n" + "x\n" * 40)
+    evidence = having_read("a.txt", "people: 1,234,567\nlines 12 and 345\nPython 3.11.10\n" + "x\n" * 40, "How many?")
 
     assert evidence.check(answer).missing == missing
 
@@ -385,18 +381,11 @@ def test_only_numbers_of_the_task_itself_are_calculated_with() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "missing"),
-    [
-        ("It is 2426.", ("max_retries",)),
-        ("max_retries is not set.", ()),
-        ("There is no such setting.", ()),
-    ],
+    [("It is 2426.", ("max_retries",)), ("max_retries is not set.", ()), ("There is no such setting.", ())],
 )
 def test_a_name_that_the_task_asks_about_must_stand_in_a_result(answer: str, missing: tuple[str, ...]) -> None:
     task = "Which value does the setting max_retries have in server.ini?"
-    evidence = Evidence(task, task)
-    evidence.add("server.ini", "wait = 2426\nport = 80")
-
-    assert evidence.check(answer).missing == missing
+    assert having_read("server.ini", "wait = 2426\nport = 80", task, task).check(answer).missing == missing
 
 
 @pytest.mark.parametrize(
@@ -421,17 +410,11 @@ CONTACTS = "Emil\n  phone: 778158\n\nLena\n  phone: 315291\n  fax: 738403\n"
 
 @pytest.mark.parametrize(
     ("answer", "missing"),
-    [
-        ("The fax number of Emil is 738403.", ("Emil with 738403",)),
-        ("Emil has the phone 778158 and no fax.", ()),
-    ],
+    [("The fax number of Emil is 738403.", ("Emil with 738403",)), ("Emil has the phone 778158 and no fax.", ())],
 )
 def test_a_number_in_the_record_of_another_is_said(answer: str, missing: tuple[str, ...]) -> None:
     task = "What is the fax number of Emil in the file contacts.txt?"
-    evidence = Evidence(task, task)
-    evidence.add("contacts.txt", CONTACTS)
-
-    assert evidence.check(answer).missing == missing
+    assert having_read("contacts.txt", CONTACTS, task, task).check(answer).missing == missing
 
 
 @pytest.mark.parametrize(
@@ -444,10 +427,7 @@ def test_a_number_in_the_record_of_another_is_said(answer: str, missing: tuple[s
     ],
 )
 def test_records_are_compared_only_where_the_task_names_one_of_them(task: str, text: str) -> None:
-    evidence = Evidence(task, task)
-    evidence.add("contacts.txt", text)
-
-    assert evidence.check("It is 738403.").missing == ()
+    assert having_read("contacts.txt", text, task, task).check("It is 738403.").missing == ()
 
 
 @pytest.mark.parametrize(
@@ -474,8 +454,7 @@ def test_a_diff_that_was_copied_in_one_line_is_read_word_by_word() -> None:
 
 
 def test_a_name_of_the_task_is_not_missing_where_nothing_was_read() -> None:
-    evidence = Evidence("Repeat the word quartz-3336.", "Repeat the word quartz-3336.")
-    assert evidence.check("quartz-3336").missing == ()
+    assert Evidence("Repeat the word quartz-3336.", "Repeat the word quartz-3336.").check("quartz-3336").missing == ()
 
 
 @pytest.mark.parametrize(
@@ -492,8 +471,7 @@ def test_a_name_of_the_task_is_not_missing_where_nothing_was_read() -> None:
     ],
 )
 def test_what_two_numbers_give_that_were_read_is_right(answer: str, missing: tuple[str, ...]) -> None:
-    evidence = Evidence("Add the numbers in numbers.txt.")
-    evidence.add("numbers.txt", "47283\n56613\n")
+    evidence = having_read("numbers.txt", "47283\n56613\n", "Add the numbers in numbers.txt.")
 
     assert evidence.check(answer).missing == missing
 
@@ -564,8 +542,7 @@ def test_from_many_numbers_no_two_are_chosen_to_fit() -> None:
     ],
 )
 def test_a_place_where_a_name_is_only_used_does_not_define_it(task: str, line: str, missing: tuple[str, ...]) -> None:
-    evidence = Evidence(task, task)
-    evidence.add("fs search", line)
+    evidence = having_read("fs search", line, task, task)
 
     assert evidence.check("It is in line 9.").missing == missing
     assert evidence.check("It is not defined anywhere.").missing == ()
@@ -609,8 +586,7 @@ def test_a_number_for_a_person_who_stands_in_no_result_is_that_of_another(task: 
     ],
 )
 def test_a_code_that_is_cut_within_its_number_is_another(answer: str, missing: tuple[str, ...]) -> None:
-    evidence = Evidence("What is it?", "What is it?")
-    evidence.add("a.txt", "juniper-4781\n1.2.34\n2fdfab2917d03b")
+    evidence = having_read("a.txt", "juniper-4781\n1.2.34\n2fdfab2917d03b", "What is it?", "What is it?")
 
     assert evidence.check(answer).missing == missing
 
@@ -643,15 +619,11 @@ Message: Add the raven
     ],
 )
 def test_a_value_of_a_record_with_another_date_is_said(task: str, answer: str, doubts: tuple[str, ...]) -> None:
-    evidence = Evidence(task, task)
-    evidence.add("git log", LOG)
-
-    assert evidence.doubts(answer, ()) == doubts
+    assert having_read("git log", LOG, task, task).doubts(answer, ()) == doubts
 
 
 @pytest.mark.parametrize(
-    ("answer", "doubts"),
-    [("8734", ("did not calculate with 8722",)), ("17456", ()), ("It is unknown.", ())],
+    ("answer", "doubts"), [("8734", ("did not calculate with 8722",)), ("17456", ()), ("It is unknown.", ())]
 )
 def test_a_number_of_the_task_that_was_left_out_is_said(answer: str, doubts: tuple[str, ...]) -> None:
     task = "Add 7678 and 1056. Then add 8722 to the sum."
@@ -702,7 +674,4 @@ def test_a_change_that_was_made_though_nothing_was_found_is_a_doubt() -> None:
 
 @pytest.mark.parametrize("text", ["1" * 1_000_001, f"0.{'0' * 1_000_001}1"])
 def test_a_number_of_any_length_ends_no_run(text: str) -> None:
-    evidence = Evidence("What is the code?")
-    evidence.add("a.txt", text)
-
-    assert evidence.check(f"It is 4831, not {text}.").missing[0] == "4831"
+    assert having_read("a.txt", text, "What is the code?").check(f"It is 4831, not {text}.").missing[0] == "4831"

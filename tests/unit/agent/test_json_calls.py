@@ -30,11 +30,7 @@ from lmstudio_bridge.messages import (
 READ = ToolSpec(
     "fs__read",
     "Reads a file. Gives all of it.",
-    {
-        "type": "object",
-        "properties": {"path": {"type": "string"}, "head": {"type": "integer"}},
-        "required": ["path"],
-    },
+    {"type": "object", "properties": {"path": {"type": "string"}, "head": {"type": "integer"}}, "required": ["path"]},
 )
 NOW = ToolSpec("time__now", "Tells the time", {"type": "object", "properties": {}})
 TASK = UserMessage("What is in a.txt?")
@@ -234,13 +230,9 @@ def test_very_many_tools_share_one_form(count: int, exact: bool) -> None:
 
 kinds = st.sampled_from(
     [
-        {"type": "string"},
-        {"type": "integer"},
-        {"type": "array", "items": {"type": "string"}},
-        {"type": "object", "properties": {"x": {"type": "string"}}},
-        {"enum": ["a", "b"]},
-        {"anyOf": [{"type": "string"}, {"type": "integer"}]},
-        {},
+        *({"type": "string"}, {"type": "integer"}, {"type": "array", "items": {"type": "string"}}),
+        *({"type": "object", "properties": {"x": {"type": "string"}}}, {"enum": ["a", "b"]}),
+        *({"anyOf": [{"type": "string"}, {"type": "integer"}]}, {}),
     ]
 )
 

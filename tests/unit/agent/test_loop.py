@@ -65,6 +65,10 @@ OPENING = (SystemMessage("Use tools."), UserMessage("What is in the file?"))
 HELLO = ToolResult("hello")
 
 READ_A = '{"path": "a.txt"}'
+CALLED = call(("fs__read", READ_A))
+LOOK = call(("fs__read", READ_A), text="I look.")
+PLANNED = Completion("", "I need to read the file.", finish_reason="stop", model="tiny", usage=Usage(10, 5, 5))
+LEAKED = 'Now the note.\n<<run fs__read>> {"path": "a.txt"} <</run>>'
 
 
 @dataclass
@@ -123,6 +127,10 @@ def limits(rounds: int, *, seconds: float = 3600, chars: int = 10_000, tokens: i
     return Limits(max_rounds=rounds, seconds=seconds, result_chars=chars, max_tokens=tokens)
 
 
+def bound_answer(text: str) -> Completion:
+    return say(json.dumps({"answer": text}))
+
+
 def read_tools(result: ToolResult | BaseException | None = HELLO) -> FakeTools:
     return FakeTools({("fs", "read"): result})
 
@@ -146,7 +154,7 @@ async def test_plain_answer_ends_the_run_after_one_round() -> None:
 
 
 async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
-    given = case(call(("fs__read", READ_A), text="I look."), say("It says hello."), tools=read_tools())
+    given = case(LOOK, say("It says hello."), tools=read_tools())
 
     outcome = await given.go()
 
@@ -154,10 +162,7 @@ async def test_call_is_run_and_its_result_is_read_in_the_next_round() -> None:
     assert outcome == events.Outcome(
         "answered", "It says hello.", "", "tiny", 2, 1, Usage(20, 3, 1), sources=("fs read",)
     )
-    assert [asked.messages for asked in given.model.asked] == [
-        OPENING,
-        (*OPENING, turn, ToolMessage("c1", "hello")),
-    ]
+    assert [asked.messages for asked in given.model.asked] == [OPENING, (*OPENING, turn, ToolMessage("c1", "hello"))]
     assert given.conversation.messages == (
         *OPENING,
         turn,
@@ -207,7 +212,7 @@ async def test_arguments_are_replayed_as_the_model_wrote_them() -> None:
 
 
 async def test_limit_of_tokens_goes_with_each_request() -> None:
-    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(), limits=limits(2, tokens=77))
+    given = case(CALLED, say("Done."), tools=read_tools(), limits=limits(2, tokens=77))
 
     await given.go()
 
@@ -218,9 +223,7 @@ async def test_pieces_retries_and_progress_are_told_as_they_come() -> None:
     error = LLMConnectionError("No connection.")
     pieces = (ReasoningDelta("hm"), TextDelta("I look."), CallDelta(0, "fs__read", "{}"))
     tools = FakeTools({("fs", "read"): ToolResult("hello")}, progress=["half", "whole"])
-    given = case(
-        Streamed(pieces, call(("fs__read", READ_A)), retries=(Retry(1, 2.5, error),)), say("Done."), tools=tools
-    )
+    given = case(Streamed(pieces, CALLED, retries=(Retry(1, 2.5, error),)), say("Done."), tools=tools)
 
     await given.go()
 
@@ -285,14 +288,14 @@ async def test_reply_under_way_is_told_of_eight_times_a_second_at_most(pause: fl
 
     await given.go()
 
-    assert [event.pieces for event in given.recorder.events if isinstance(event, events.Generating)] == told
+    assert [event.pieces for event in given.recorder.of(events.Generating)] == told
 
 
 # -- calls that are answered without being run, and calls that fail ------------------------------
 
 
 async def test_error_of_a_tool_is_a_result_that_says_so() -> None:
-    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(ToolResult("out of memory", is_error=True)))
+    given = case(CALLED, say("Done."), tools=read_tools(ToolResult("out of memory", is_error=True)))
 
     outcome = await given.go()
 
@@ -320,7 +323,7 @@ async def test_trouble_with_a_server_is_a_result_with_advice(
     kind: type[SessionLostError] | type[ToolTimeoutError],
 ) -> None:
     error = kind("fs went away.", server="fs", remedy="Look at its log.")
-    given = case(call(("fs__read", READ_A)), say("Done."), tools=read_tools(error))
+    given = case(CALLED, say("Done."), tools=read_tools(error))
 
     outcome = await given.go()
 
@@ -338,9 +341,7 @@ async def test_trouble_with_a_server_is_a_result_with_advice(
 async def test_one_round_is_asked_without_tools_and_its_text_is_the_answer() -> None:
     given = case(say("I know it."), limits=limits(1))
 
-    outcome = await given.go()
-
-    assert outcome == events.Outcome("answered", "I know it.", "", "tiny", 1, 0, Usage(10, 1, 0))
+    assert await given.go() == events.Outcome("answered", "I know it.", "", "tiny", 1, 0, Usage(10, 1, 0))
     assert [(asked.messages, asked.tools) for asked in given.model.asked] == [(OPENING, ())]
 
 
@@ -361,21 +362,56 @@ async def test_last_round_is_asked_for_an_answer_without_tools(rounds: int) -> N
     )
 
 
-async def test_answer_one_round_before_the_limit_is_a_full_answer() -> None:
-    given = case(call(("fs__read", READ_A)), say("Hello."), tools=read_tools(), limits=limits(3))
+CALL_AS_TEXT = (
+    "The model wrote a tool call as text, also when it was asked again. The call was not run, and there is no answer."
+)
+ENDS: dict[str, tuple[list[Reply], Limits, tuple[str, str, str, int]]] = {
+    "an answer one round before the limit": ([CALLED, say("Hello.")], limits(3), ("answered", "Hello.", "", 2)),
+    "a call between empty turns, which starts their count again": (
+        [say(""), say(""), CALLED, say(""), say(""), say("Hello.")],
+        limits(10),
+        ("answered", "Hello.", "", 6),
+    ),
+    "a deadline in a reply, of which the pieces are kept": (
+        [LOOK, Streamed((TextDelta("<think>Hm.</think>"), TextDelta("It says "), TextDelta("hel")))],
+        limits(5, seconds=0),
+        ("deadline", "It says hel", "The run reached its limit of 0 s.", 1),
+    ),
+    "a deadline in a reply without text, before which there was some": (
+        [LOOK, Streamed((ReasoningDelta("Hm."),))],
+        limits(5, seconds=0),
+        ("deadline", "I look.", "The run reached its limit of 0 s.", 1),
+    ),
+    "a failed request, of which the pieces are kept": (
+        [Streamed((TextDelta("It says hel"),), LLMError("Cut off."))],
+        limits(10),
+        ("failed", "It says hel", "Cut off.", 0),
+    ),
+    "a call in text in the last round, before which there was an answer": (
+        [call(("fs__read", READ_A), text="I think it is teal."), say(LEAKED), say(LEAKED), bound_answer(LEAKED)],
+        limits(2),
+        ("stuck", "I think it is teal.", CALL_AS_TEXT, 2),
+    ),
+    "reasoning that plans a call, which it is reminded to make": (
+        [PLANNED, PLANNED, CALLED, say("It says hello.")],
+        limits(10),
+        ("answered", "It says hello.", "", 3),
+    ),
+}
 
-    outcome = await given.go()
 
-    assert (outcome.stop, outcome.rounds) == ("answered", 2)
+@pytest.mark.parametrize(("replies", "limit", "end"), ENDS.values(), ids=ENDS)
+async def test_run_ends_with(replies: list[Reply], limit: Limits, end: tuple[str, str, str, int]) -> None:
+    outcome = await case(*replies, tools=read_tools(), limits=limit).go()
+
+    assert (outcome.stop, outcome.answer, outcome.error, outcome.rounds) == end
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
 async def test_calls_in_the_last_round_are_not_run(rounds: int) -> None:
     tools = read_tools()
     replies = [call(("fs__read", READ_A, f"c{n}"), text=f"Look {n}.") for n in range(rounds)]
-    given = case(*replies, tools=tools, limits=limits(rounds))
-
-    outcome = await given.go()
+    outcome = await case(*replies, tools=tools, limits=limits(rounds)).go()
 
     assert len(tools.sent) == rounds - 1
     assert outcome.stop == ("answered" if rounds == 1 else "round_limit")
@@ -383,7 +419,7 @@ async def test_calls_in_the_last_round_are_not_run(rounds: int) -> None:
 
 
 async def test_last_round_without_a_word_keeps_the_best_text_so_far() -> None:
-    given = case(call(("fs__read", READ_A), text="I look."), say(""), tools=read_tools(), limits=limits(2))
+    given = case(LOOK, say(""), tools=read_tools(), limits=limits(2))
 
     outcome = await given.go()
 
@@ -412,14 +448,6 @@ async def test_third_empty_turn_counts_as_stuck() -> None:
     assert len(given.model.asked) == 3
 
 
-async def test_call_between_empty_turns_starts_their_count_again() -> None:
-    given = case(say(""), say(""), call(("fs__read", READ_A)), say(""), say(""), say("Hello."), tools=read_tools())
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "Hello.", 6)
-
-
 async def test_empty_turn_before_the_last_round_gets_one_hint_and_not_two() -> None:
     given = case(say(""), say("Hello."), limits=limits(2))
 
@@ -432,9 +460,9 @@ async def test_empty_turn_before_the_last_round_gets_one_hint_and_not_two() -> N
     "replies",
     [
         [say(""), say(""), say("x")],
-        [call(("fs__read", READ_A)), say(""), say("x")],
-        [call(("fs__read", READ_A)), call(("fs__read", READ_A)), say("x")],
-        [say(""), call(("fs__read", READ_A)), say("x")],
+        [CALLED, say(""), say("x")],
+        [CALLED, CALLED, say("x")],
+        [say(""), CALLED, say("x")],
     ],
 )
 async def test_user_and_assistant_take_turns_in_every_request(replies: Sequence[Completion]) -> None:
@@ -467,7 +495,7 @@ async def test_answer_cut_at_the_limit_of_tokens_is_an_answer_with_a_warning() -
 
 
 async def test_deadline_in_a_call_keeps_the_text_so_far() -> None:
-    given = case(call(("fs__read", READ_A), text="I look."), tools=read_tools(None), limits=limits(5, seconds=0))
+    given = case(LOOK, tools=read_tools(None), limits=limits(5, seconds=0))
 
     outcome = await given.go()
 
@@ -475,25 +503,6 @@ async def test_deadline_in_a_call_keeps_the_text_so_far() -> None:
         "deadline", "I look.", "The run reached its limit of 0 s.", "tiny", 1, 0, Usage(10, 2, 1)
     )
     assert given.ends() == [events.RunFinished("deadline", "I look.", "The run reached its limit of 0 s.", 0)]
-
-
-async def test_deadline_in_a_reply_keeps_the_pieces_so_far() -> None:
-    pieces = (TextDelta("<think>Hm.</think>"), TextDelta("It says "), TextDelta("hel"))
-    given = case(call(("fs__read", READ_A), text="I look."), Streamed(pieces), tools=read_tools())
-    given.limits = limits(5, seconds=0)
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer, outcome.rounds) == ("deadline", "It says hel", 1)
-
-
-async def test_deadline_in_a_reply_without_text_keeps_the_text_of_the_round_before() -> None:
-    given = case(call(("fs__read", READ_A), text="I look."), Streamed((ReasoningDelta("Hm."),)), tools=read_tools())
-    given.limits = limits(5, seconds=0)
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("deadline", "I look.")
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
@@ -557,7 +566,7 @@ async def test_timeout_that_is_not_the_deadline_is_not_taken_for_it() -> None:
 
 async def test_failed_request_ends_the_run_with_its_explanation() -> None:
     error = LLMError("No answer.", url="http://h/v1", model="tiny", status=500, detail="boom", remedy="Look there.")
-    given = case(call(("fs__read", READ_A), text="I look."), error, tools=read_tools())
+    given = case(LOOK, error, tools=read_tools())
 
     outcome = await given.go()
 
@@ -567,16 +576,8 @@ async def test_failed_request_ends_the_run_with_its_explanation() -> None:
     assert given.ends() == [events.RunFinished("failed", "I look.", error.explain(), 0)]
 
 
-async def test_failed_request_keeps_the_pieces_that_came_before() -> None:
-    given = case(Streamed((TextDelta("It says hel"),), LLMError("Cut off.")))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer, outcome.error) == ("failed", "It says hel", "Cut off.")
-
-
 async def test_unexpected_exception_goes_on_after_the_end_was_told() -> None:
-    given = case(call(("fs__read", READ_A), text="I look."), tools=read_tools(ZeroDivisionError("a fault")))
+    given = case(LOOK, tools=read_tools(ZeroDivisionError("a fault")))
 
     with pytest.raises(ZeroDivisionError, match="a fault"):
         await given.go()
@@ -590,7 +591,7 @@ async def test_unexpected_exception_goes_on_after_the_end_was_told() -> None:
 @pytest.mark.parametrize("where", ["reply", "call"])
 async def test_cancellation_goes_on_after_the_end_was_told_once(where: str) -> None:
     tools = read_tools(None)
-    first = call(("fs__read", READ_A), text="I look.") if where == "call" else NEVER
+    first = LOOK if where == "call" else NEVER
     given = case(first, tools=tools)
     task = asyncio.create_task(given.go())
     async with asyncio.timeout(60):
@@ -670,10 +671,11 @@ async def test_events_told_before_the_loop_count_in_the_outcome() -> None:
 # -- what an answer rests on --------------------------------------------------------------------
 
 CODE = ToolResult("first\ncode juniper-4781")
+WRONG = say("It is juniper-1111.")
 
 
 async def test_facts_of_the_answer_are_told_with_the_line_where_they_were_read() -> None:
-    given = case(call(("fs__read", READ_A)), say("It is juniper-4781."), tools=read_tools(CODE))
+    given = case(CALLED, say("It is juniper-4781."), tools=read_tools(CODE))
 
     outcome = await given.go()
 
@@ -683,8 +685,7 @@ async def test_facts_of_the_answer_are_told_with_the_line_where_they_were_read()
 
 
 async def test_model_is_asked_once_about_a_fact_that_was_not_read() -> None:
-    wrong = say("It is juniper-1111.")
-    given = case(call(("fs__read", READ_A)), wrong, say("It is juniper-4781."), tools=read_tools(CODE))
+    given = case(CALLED, WRONG, say("It is juniper-4781."), tools=read_tools(CODE))
 
     outcome = await given.go()
 
@@ -692,42 +693,23 @@ async def test_model_is_asked_once_about_a_fact_that_was_not_read() -> None:
     assert (outcome.stop, outcome.answer, outcome.missing) == ("answered", "It is juniper-4781.", ())
 
 
-async def test_fact_that_is_still_not_read_is_reported_with_the_answer() -> None:
-    wrong = say("It is juniper-1111.")
-    given = case(call(("fs__read", READ_A)), wrong, wrong, tools=read_tools(CODE))
+@pytest.mark.parametrize(
+    ("replies", "limit", "rounds"),
+    [
+        pytest.param([CALLED, WRONG, WRONG], 10, 3, id="the same again"),
+        pytest.param([CALLED, WRONG, WRONG], 3, 3, id="asked about in the last round"),
+        pytest.param([CALLED, WRONG, WRONG], 2, 2, id="not asked about, because the last round gave it"),
+        pytest.param([CALLED, WRONG, say(""), say(""), say("")], 10, 5, id="no other answer came"),
+        pytest.param([WRONG], 10, 1, id="not asked about before any call"),
+    ],
+)
+async def test_fact_that_was_not_read_is_reported_with_the_answer(
+    replies: list[Reply], limit: int, rounds: int
+) -> None:
+    outcome = await case(*replies, tools=read_tools(CODE), limits=limits(limit)).go()
 
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer, outcome.rounds) == ("answered", "It is juniper-1111.", 3)
-    assert outcome.missing == ("juniper-1111",)
-
-
-@pytest.mark.parametrize(("rounds", "asked"), [(2, 2), (3, 3)])
-async def test_nothing_is_asked_about_the_answer_of_the_last_round(rounds: int, asked: int) -> None:
-    wrong = say("It is juniper-1111.")
-    given = case(call(("fs__read", READ_A)), wrong, wrong, tools=read_tools(CODE), limits=limits(rounds))
-
-    outcome = await given.go()
-
-    assert (outcome.rounds, outcome.missing) == (asked, ("juniper-1111",))
-
-
-async def test_answer_that_was_asked_about_stands_if_no_other_one_comes() -> None:
-    replies = (call(("fs__read", READ_A)), say("It is juniper-1111."), say(""), say(""), say(""))
-    given = case(*replies, tools=read_tools(CODE))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("answered", "It is juniper-1111.")
-    assert outcome.missing == ("juniper-1111",)
-
-
-async def test_answer_before_any_call_is_not_asked_about() -> None:
-    given = case(say("It is juniper-1111."))
-
-    outcome = await given.go()
-
-    assert (outcome.rounds, outcome.missing) == (1, ("juniper-1111",))
+    assert outcome.stop == ("round_limit" if rounds == limit else "answered")
+    assert (outcome.answer, outcome.rounds, outcome.missing) == ("It is juniper-1111.", rounds, ("juniper-1111",))
 
 
 # -- what the task wants and the answer has not ---------------------------------------------------
@@ -767,33 +749,19 @@ async def test_an_answer_that_denies_in_other_words_than_the_task_wants_is_asked
     given = case(say(first), say("ABSENT"))
     given.conversation = Conversation((OPENING[0], UserMessage(RULED)))
 
-    outcome = await given.go()
-
-    assert outcome.answer == ("ABSENT" if asked else first)
+    assert (await given.go()).answer == ("ABSENT" if asked else first)
     rule = "If it is not there, answer with the one word ABSENT."
     assert [turn.messages[-1].text for turn in given.model.asked[1:]] == [ANSWER_IN_FORM.format(rule=rule)] * asked
 
 
 async def test_fact_in_the_part_of_a_result_that_was_cut_is_found() -> None:
     long = ToolResult("x" * 5_000 + "\njuniper-4781\n" + "y" * 5_000)
-    given = case(call(("fs__read", READ_A)), say("juniper-4781"), tools=read_tools(long), limits=limits(5, chars=500))
+    given = case(CALLED, say("juniper-4781"), tools=read_tools(long), limits=limits(5, chars=500))
 
     assert (await given.go()).rests_on == ("juniper-4781 \u2190 a.txt:2",)
 
 
 # -- replies that are no answer ----------------------------------------------------------------------------------------
-
-LEAKED = 'Now the note.\n<<run fs__read>> {"path": "a.txt"} <</run>>'
-
-
-async def test_the_text_of_an_earlier_round_is_kept_where_the_last_is_a_call_in_text() -> None:
-    first = call(("fs__read", READ_A), text="I think it is teal.")
-    bound = say(json.dumps({"answer": LEAKED}))
-    given = case(first, say(LEAKED), say(LEAKED), bound, tools=read_tools(), limits=limits(2))
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("stuck", "I think it is teal.")
 
 
 @pytest.mark.parametrize("bare", [READ_A, f"Here:\n{READ_A}", f"```json\n{READ_A}\n```"])
@@ -806,7 +774,7 @@ async def test_arguments_without_a_call_are_asked_for_as_bound_json(bare: str, a
         return made
 
     called = await given({"call": "fs__read", "arguments": {"path": "a.txt"}}, {"answer": "It is teal."}).go()
-    meant = given({"answer": bare}, first=[call(("fs__read", READ_A))])
+    meant = given({"answer": bare}, first=[CALLED])
     last = given({"answer": "It is unknown."}, rounds=1)
     lost = await given(*[{"path": "a.txt"}] * 8).go()
 
@@ -819,9 +787,7 @@ async def test_arguments_without_a_call_are_asked_for_as_bound_json(bare: str, a
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 10])
 async def test_a_model_that_only_gives_back_the_words_of_the_bridge_is_stuck(rounds: int) -> None:
-    given = case(*[say(f"{EMPTY_TURN} {ANSWER_NOW}")] * 3, limits=limits(rounds))
-
-    outcome = await given.go()
+    outcome = await case(*[say(f"{EMPTY_TURN} {ANSWER_NOW}")] * 3, limits=limits(rounds)).go()
 
     assert (outcome.stop, outcome.answer) == ("stuck", "")
     assert outcome.error == "The model only repeated the task or the bridge's own words, so there is no answer."
@@ -829,9 +795,7 @@ async def test_a_model_that_only_gives_back_the_words_of_the_bridge_is_stuck(rou
 
 async def test_a_sentence_of_a_result_that_sounds_like_a_plan_is_an_answer() -> None:
     note = "I will read the file tomorrow."
-    given = case(
-        call(("fs__read", READ_A)), say(note), tools=FakeTools({("fs", "read"): ToolResult(f"Dear Ada, {note}")})
-    )
+    given = case(CALLED, say(note), tools=FakeTools({("fs", "read"): ToolResult(f"Dear Ada, {note}")}))
 
     outcome = await given.go()
 
@@ -847,28 +811,13 @@ async def test_reasoning_without_an_answer_is_asked_for_once_more_and_no_reminde
     assert (outcome.stop, outcome.answer, len(given.model.asked)) == ("stuck", "So it is teal.", 2)
 
 
-async def test_reasoning_that_plans_a_call_is_reminded_to_make_it() -> None:
-    thought = Completion("", "I need to read the file.", finish_reason="stop", model="tiny", usage=Usage(10, 5, 5))
-    given = case(
-        thought, thought, call(("fs__read", READ_A)), say("It says hello."), tools=FakeTools({("fs", "read"): HELLO})
-    )
-
-    outcome = await given.go()
-
-    assert (outcome.stop, outcome.answer) == ("answered", "It says hello.")
-
-
 @pytest.mark.parametrize("rounds", [1, 2])
 async def test_the_words_before_a_call_in_the_last_round_are_no_answer(rounds: int) -> None:
     read = Completion(
         "Let me read it.", calls=(ToolCall("c1", "fs__read", READ_A),), finish_reason="tool_calls", model="tiny"
     )
     tools = FakeTools({("fs", "read"): HELLO})
-    given = case(*[read] * 4, tools=tools, limits=limits(rounds))
-
-    outcome = await given.go()
-
-    assert outcome.stop == "stuck"
+    assert (await case(*[read] * 4, tools=tools, limits=limits(rounds)).go()).stop == "stuck"
     assert len(tools.sent) == rounds - 1
 
 
@@ -923,9 +872,7 @@ async def test_what_changed_is_told_when_the_run_is_cancelled() -> None:
 
 
 async def test_comparison_that_takes_too_long_is_said_and_does_not_hold_up_the_end() -> None:
-    given = case(say("Done."), watch=Watch(hangs=True), finish_timeout=0.01)
-
-    got = await given.go()
+    got = await case(say("Done."), watch=Watch(hangs=True), finish_timeout=0.01).go()
 
     assert got.stop == "answered"
     assert "took too long to compare" in got.notes[0]

@@ -74,9 +74,7 @@ class Case:
             tell=self.recorder.emit,
             limits=Limits(5, 3_600, 10_000, max_tokens=self.max_tokens),
             options=RunOptions(
-                strategy=self.strategy,
-                filters=TextFilters(split_reasoning=split_reasoning),
-                clock=ManualClock(),
+                strategy=self.strategy, filters=TextFilters(split_reasoning=split_reasoning), clock=ManualClock()
             ),
         )
 
@@ -84,7 +82,7 @@ class Case:
         return await self.requester.request(number, self.conversation, offered)
 
     def told(self) -> list[str]:
-        return [event.notice.text for event in self.recorder.events if isinstance(event, Noticed)]
+        return [event.notice.text for event in self.recorder.of(Noticed)]
 
 
 def case(*replies: Reply, **settings: object) -> tuple[Case, list[Asked]]:
@@ -118,8 +116,7 @@ async def test_json_about_tools_is_an_answer_and_a_call_as_json_is_asked_for_aga
 
 
 @pytest.mark.parametrize(
-    ("text", "must"),
-    [(f"{FAILED}ENOENT", True), (f"[]\n{FOUND_NOTHING}", True), ("It is 5.", False)],
+    ("text", "must"), [(f"{FAILED}ENOENT", True), (f"[]\n{FOUND_NOTHING}", True), ("It is 5.", False)]
 )
 async def test_a_model_that_is_asked_for_json_must_call_again_while_nothing_came_of_its_calls(
     text: str, must: bool
@@ -302,7 +299,7 @@ async def test_a_full_context_is_made_room_in_once(error: errors.ContextOverflow
     assert await given.ask() == ANSWER
     assert given.conversation.size() <= (room or before * 0.6)
     assert asked[1].messages == given.conversation.messages != asked[0].messages
-    assert [event.places for event in given.recorder.events if isinstance(event, ResultsShrunk)] == [(3,)]
+    assert [event.places for event in given.recorder.of(ResultsShrunk)] == [(3,)]
     assert len(given.told()) == 1
 
 
@@ -494,7 +491,7 @@ async def test_a_reply_that_repeats_itself_is_not_read_to_its_end_and_asked_for_
     assert await given.ask() == ANSWER
     assert [(each.max_tokens, each.temperature) for each in asked] == [(500, None), (500, 0.8)]
     assert given.told() == ["The model repeated the same words without end; retrying the request."]
-    told = [event.text for event in given.recorder.events if isinstance(event, RoundFinished)]
+    told = [event.text for event in given.recorder.of(RoundFinished)]
     assert told == ["It is teal." if kind is TextDelta else "", "Hello."]
 
 

@@ -58,8 +58,7 @@ def test_a_cycle_of_four_turns_is_no_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
-    [turn("b"), turn("a", '{"x": 1}'), turn("a", result="s"), turn("a", is_error=True), turn("a") * 2, ()],
+    "other", [turn("b"), turn("a", '{"x": 1}'), turn("a", result="s"), turn("a", is_error=True), turn("a") * 2, ()]
 )
 def test_turns_that_differ_in_anything_are_no_circle(other: tuple[MadeCall, ...]) -> None:
     assert watch(turn("a"), other) == [None, None]
@@ -103,9 +102,7 @@ def test_old_turns_between_new_ones_do_not_forgive() -> None:
 
 
 def test_a_model_that_heeds_no_reminders_is_asked_for_the_answer_at_once_and_each_time() -> None:
-    found = watch(*[turn("a")] * 3, first_step=Step.ANSWER_NOW)
-
-    assert steps(found) == [None, Step.ANSWER_NOW, Step.ANSWER_NOW]
+    assert steps(watch(*[turn("a")] * 3, first_step=Step.ANSWER_NOW)) == [None, Step.ANSWER_NOW, Step.ANSWER_NOW]
 
 
 def test_turns_that_were_taken_out_count_no_more() -> None:

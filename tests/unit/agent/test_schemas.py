@@ -131,11 +131,7 @@ def test_required_parameter_with_a_default_may_be_left_out(given: dict[str, Any]
         "required": ["a", "path"],
         "$defs": {"limit": {"type": "integer", "default": 5}},
     }
-    assert object_schema(root) == {
-        "type": "object",
-        "properties": {"path": STRING, "a": shown},
-        "required": ["path"],
-    }
+    assert object_schema(root) == {"type": "object", "properties": {"path": STRING, "a": shown}, "required": ["path"]}
     nested = object_schema({"properties": {"box": root}, "$defs": root["$defs"]})
     assert nested["properties"]["box"] == {"properties": {"path": STRING, "a": shown}, "required": ["path"]}
 
@@ -169,35 +165,14 @@ def test_choice_between_whole_forms_offers_the_names_of_all() -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        {"type": 5},
-        {"type": "text"},
-        {"type": [["string"]]},
-        {"type": {"string": 1}},
-        {"enum": {}},
-        {"enum": "abc"},
-        {"enum": []},
-        {"enum": [float("nan")]},
-        {"enum": [{"a": 1}]},
-        {"enum": [10**5000]},
-        {"minimum": "1"},
-        {"minimum": True},
-        {"minimum": float("nan")},
-        {"maximum": float("inf")},
-        {"minimum": 10**400},
-        {"description": 5},
-        {"properties": []},
-        {"properties": {"x": 5}},
-        {"required": "x"},
-        {"required": [[], {}, 5, "x"]},
-        {"items": 5},
-        {"additionalProperties": 5},
-        {"anyOf": 5},
-        {"anyOf": [5, [], None]},
-        {"allOf": [{"required": 3}, {"properties": 3}]},
-        {"$ref": 5},
-        {"$ref": "http://[/"},
-        {"$ref": "#/nowhere/5"},
-        {"$ref": "#/properties/a/anyOf/7"},
+        *({"type": 5}, {"type": "text"}, {"type": [["string"]]}, {"type": {"string": 1}}, {"enum": {}}),
+        *({"enum": "abc"}, {"enum": []}, {"enum": [float("nan")]}, {"enum": [{"a": 1}]}),
+        *({"enum": [10**5000]}, {"minimum": "1"}, {"minimum": True}, {"minimum": float("nan")}),
+        *({"maximum": float("inf")}, {"minimum": 10**400}, {"description": 5}, {"properties": []}),
+        *({"properties": {"x": 5}}, {"required": "x"}, {"required": [[], {}, 5, "x"]}, {"items": 5}),
+        *({"additionalProperties": 5}, {"anyOf": 5}, {"anyOf": [5, [], None]}),
+        *({"allOf": [{"required": 3}, {"properties": 3}]}, {"$ref": 5}, {"$ref": "http://[/"}),
+        *({"$ref": "#/nowhere/5"}, {"$ref": "#/properties/a/anyOf/7"}),
     ],
 )
 def test_broken_schema_becomes_a_plain_one(broken: dict[str, Any]) -> None:
@@ -265,11 +240,7 @@ def test_reference_as_the_root_is_followed() -> None:
 
 @pytest.mark.parametrize(
     "loop",
-    [
-        {"a": {"$ref": "#/$defs/a"}},
-        {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
-        {"a": {"$ref": "#"}},
-    ],
+    [{"a": {"$ref": "#/$defs/a"}}, {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, {"a": {"$ref": "#"}}],
 )
 def test_reference_to_itself_allows_anything(loop: dict[str, Any]) -> None:
     assert property_of({"$ref": "#/$defs/a"}, **{"$defs": loop}) == {}
@@ -385,126 +356,53 @@ def test_plain_schema_stays_as_it_is(schema: dict[str, Any]) -> None:
 
 DRAFT_07 = "http://json-schema.org/draft-07/schema#"
 
-REAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "filesystem edit_file": (
-        {
-            "$schema": DRAFT_07,
-            "type": "object",
-            "properties": {
-                "path": {"type": "string"},
-                "edits": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "oldText": {"type": "string", "description": "Text to search for - must match exactly"},
-                            "newText": {"type": "string", "description": "Text to replace with"},
-                        },
-                        "required": ["oldText", "newText"],
-                    },
-                },
-                "dryRun": {"default": False, "type": "boolean"},
-            },
-            "required": ["path", "edits"],
+EDITS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "oldText": {"type": "string", "description": "Text to search for - must match exactly"},
+            "newText": {"type": "string", "description": "Text to replace with"},
         },
-        {
-            "type": "object",
-            "properties": {
-                "path": {"type": "string"},
-                "edits": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "oldText": {"type": "string", "description": "Text to search for - must match exactly"},
-                            "newText": {"type": "string", "description": "Text to replace with"},
-                        },
-                        "required": ["oldText", "newText"],
-                    },
-                },
-                "dryRun": {"type": "boolean"},
-            },
-            "required": ["path", "edits"],
-        },
+        "required": ["oldText", "newText"],
+    },
+}
+TEXTS = {"type": "array", "items": STRING}
+OBSERVATION = {
+    "type": "object",
+    "properties": {"entityName": STRING, "contents": TEXTS},
+    "required": ["entityName", "contents"],
+}
+OBSERVATIONS = {"observations": {"type": "array", "items": OBSERVATION}}
+KINDS = {"type": "string", "enum": ["resourceLink", "resource"]}
+
+
+def real(given: JSONObject, cleaned: JSONObject, *required: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A server's schema with these properties, and what the engine gets of it."""
+    more = {"required": list(required)} if required else {}
+    whole = {"$schema": DRAFT_07, "type": "object", "properties": given, **more}
+    return whole, {"type": "object", "properties": cleaned, **more}
+
+
+REAL = {
+    "filesystem edit_file": real(
+        {"path": STRING, "edits": EDITS, "dryRun": {"default": False, "type": "boolean"}},
+        {"path": STRING, "edits": EDITS, "dryRun": {"type": "boolean"}},
+        *("path", "edits"),
     ),
-    "filesystem read_multiple_files": (
-        {
-            "$schema": DRAFT_07,
-            "type": "object",
-            "properties": {"paths": {"minItems": 1, "type": "array", "items": {"type": "string"}}},
-            "required": ["paths"],
-        },
-        {
-            "type": "object",
-            "properties": {"paths": {"type": "array", "items": {"type": "string"}}},
-            "required": ["paths"],
-        },
+    "filesystem read_multiple_files": real({"paths": {"minItems": 1, **TEXTS}}, {"paths": TEXTS}, "paths"),
+    "filesystem list_allowed_directories": real({}, {}),
+    "memory add_observations": real(OBSERVATIONS, OBSERVATIONS, "observations"),
+    "everything get-resource-links": real(
+        {"count": {"default": 3, "type": "number", "minimum": 1, "maximum": 10}},
+        {"count": {"type": "number", "minimum": 1, "maximum": 10}},
     ),
-    "filesystem list_allowed_directories": (
-        {"$schema": DRAFT_07, "type": "object", "properties": {}},
-        {"type": "object", "properties": {}},
-    ),
-    "memory add_observations": (
+    "everything gzip-file-as-resource": real(
         {
-            "$schema": DRAFT_07,
-            "type": "object",
-            "properties": {
-                "observations": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "entityName": {"type": "string"},
-                            "contents": {"type": "array", "items": {"type": "string"}},
-                        },
-                        "required": ["entityName", "contents"],
-                    },
-                }
-            },
-            "required": ["observations"],
+            "data": {"default": "data:,x", "type": "string", "format": "uri"},
+            "outputType": {"default": "resource", **KINDS},
         },
-        {
-            "type": "object",
-            "properties": {
-                "observations": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "entityName": {"type": "string"},
-                            "contents": {"type": "array", "items": {"type": "string"}},
-                        },
-                        "required": ["entityName", "contents"],
-                    },
-                }
-            },
-            "required": ["observations"],
-        },
-    ),
-    "everything get-resource-links": (
-        {
-            "$schema": DRAFT_07,
-            "type": "object",
-            "properties": {"count": {"default": 3, "type": "number", "minimum": 1, "maximum": 10}},
-        },
-        {"type": "object", "properties": {"count": {"type": "number", "minimum": 1, "maximum": 10}}},
-    ),
-    "everything gzip-file-as-resource": (
-        {
-            "$schema": DRAFT_07,
-            "type": "object",
-            "properties": {
-                "data": {"default": "data:,x", "type": "string", "format": "uri"},
-                "outputType": {"default": "resource", "type": "string", "enum": ["resourceLink", "resource"]},
-            },
-        },
-        {
-            "type": "object",
-            "properties": {
-                "data": {"type": "string"},
-                "outputType": {"type": "string", "enum": ["resourceLink", "resource"]},
-            },
-        },
+        {"data": STRING, "outputType": KINDS},
     ),
 }
 

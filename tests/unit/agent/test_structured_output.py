@@ -106,10 +106,7 @@ def test_a_check_that_would_take_ages_is_given_up(schema: dict[str, Any], value:
         ({"pattern": HOSTILE}, "a" * 5_000 + "!"),
         ({"patternProperties": {HOSTILE: {}}, "additionalProperties": False}, {"a" * 50 + "!": 1}),
         ({"propertyNames": {"pattern": HOSTILE}}, {"a" * 50 + "!": 1}),
-        (
-            {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"pattern": HOSTILE}]},
-            ["a" * 50 + "!"],
-        ),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"pattern": HOSTILE}]}, ["a" * 50 + "!"]),
     ],
 )
 def test_a_hostile_pattern_is_answered_at_once(schema: dict[str, Any], value: Any) -> None:

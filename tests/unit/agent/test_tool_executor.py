@@ -164,9 +164,7 @@ async def test_the_tools_of_the_bridge_are_found_under_other_names_too() -> None
 @pytest.mark.parametrize("mark", ["[secret]", "[secret:github-token …3f2a]"])
 @pytest.mark.parametrize(("tool", "sent"), [("read", True), ("odd", False), ("write", False)])
 async def test_placeholder_of_a_secret_is_not_written_in_its_place(tool: str, sent: bool, mark: str) -> None:
-    given = Case(tools := answering(ToolResult("done")))
-
-    [result] = await given.answer(calls((tool, f"KEY={mark}")))
+    [result] = await Case(tools := answering(ToolResult("done"))).answer(calls((tool, f"KEY={mark}")))
 
     assert (len(tools.sent) == 1) is sent
     assert ("is a placeholder for a secret that is kept from you" in result.text) is not sent
@@ -185,9 +183,7 @@ async def test_result_of_any_length_is_redacted(size: int) -> None:
 
 
 async def test_calls_that_only_read_are_under_way_at_once_and_answered_in_their_order() -> None:
-    given = Case(tools := MeetingTools(expected=3))
-
-    results = await given.answer(calls(("read", "1"), ("read", "2"), ("read", "3")))
+    results = await Case(tools := MeetingTools(expected=3)).answer(calls(("read", "1"), ("read", "2"), ("read", "3")))
 
     assert results == [ToolResult("1"), ToolResult("2"), ToolResult("3")]
     assert tools.most == 3
@@ -196,9 +192,7 @@ async def test_calls_that_only_read_are_under_way_at_once_and_answered_in_their_
 
 @pytest.mark.parametrize("other", ["write", "odd"])
 async def test_where_one_call_may_write_all_run_one_after_another(other: str) -> None:
-    given = Case(tools := MeetingTools(expected=1))
-
-    results = await given.answer(calls(("read", "1"), (other, "2"), ("read", "3")))
+    results = await Case(tools := MeetingTools(expected=1)).answer(calls(("read", "1"), (other, "2"), ("read", "3")))
 
     assert results == [ToolResult("1"), ToolResult("2"), ToolResult("3")]
     assert tools.order == ["1 begins", "1 ends", "2 begins", "2 ends", "3 begins", "3 ends"]
@@ -221,9 +215,7 @@ async def test_a_failure_of_one_call_leaves_the_others_beside_it_alone() -> None
                 raise ToolTimeoutError("It took too long.", server="fs")
             return result
 
-    given = Case(Half(expected=2))
-
-    results = await given.answer(calls(("read", "1"), ("read", "2")))
+    results = await Case(Half(expected=2)).answer(calls(("read", "1"), ("read", "2")))
 
     assert [result.is_error for result in results] == [True, False]
     assert results[0].text.startswith("The call failed: It took too long.")
@@ -345,9 +337,7 @@ async def test_a_tool_that_was_taken_away_is_not_run_under_another_spelling() ->
 async def test_a_call_that_cannot_be_run_is_answered_without_being_sent(
     name: str, arguments: str, beginning: str
 ) -> None:
-    given = Case(tools := answering(ToolResult("done")))
-
-    [result] = await given.answer([ToolCall("c1", name, arguments)])
+    [result] = await Case(tools := answering(ToolResult("done"))).answer([ToolCall("c1", name, arguments)])
 
     assert result.text.startswith(beginning)
     assert "secret" not in result.text
@@ -379,8 +369,7 @@ async def test_what_was_done_to_the_arguments_is_told_before_the_call() -> None:
 )
 async def test_of_a_huge_result_the_beginning_can_be_paged_through(length: int, note: str) -> None:
     """To redact 15 million characters took Python seconds, in which nothing else in the process went on."""
-    given = Case(tools=answering(ToolResult("x" * length)), limit=2_000)
-    [result] = await given.answer(calls(("read", "1")))
+    [result] = await Case(tools=answering(ToolResult("x" * length)), limit=2_000).answer(calls(("read", "1")))
 
     assert len(result.text) < 5_000
     assert (note in result.text) is True
@@ -388,9 +377,7 @@ async def test_of_a_huge_result_the_beginning_can_be_paged_through(length: int, 
 
 
 async def test_a_big_result_is_shown_in_part_and_without_secrets() -> None:
-    given = Case(answering(ToolResult("secret" * 100, is_error=True)), limit=50)
-
-    [result] = await given.answer(calls(("read", "a")))
+    [result] = await Case(answering(ToolResult("secret" * 100, is_error=True)), limit=50).answer(calls(("read", "a")))
 
     assert result.text.startswith(f"The call failed: {'[…]' * 11}[…\n[… 250 of 300 characters are not shown here.")
     assert "secret" not in result.text
@@ -528,7 +515,7 @@ async def test_a_change_that_says_it_failed_is_noted_unless_the_file_was_changed
 
     [result] = await given.answer(disk_call("write_file", path="a.md", content="two"))
 
-    [noted] = [event for event in given.recorder.events if isinstance(event, CallFinished)]
+    [noted] = given.recorder.of(CallFinished)
     assert (noted.says_failed, noted.reason) == (failed, "disk is […]" if failed else "")
     assert (result.text, result.is_error, noted.is_error) == ("Error: disk is […]", False, False)
 
@@ -554,7 +541,7 @@ async def test_the_model_reads_what_its_call_changed_unless_the_tool_shows_it(
     [result] = await given.answer(disk_call("write_file", path="a.md", content="x"))
 
     assert (result.text, result.changes) == (said, changes)
-    [ended] = [event for event in given.recorder.events if isinstance(event, CallFinished)]
+    [ended] = given.recorder.of(CallFinished)
     assert ended.text == said + changes
 
 
@@ -591,7 +578,7 @@ async def test_a_file_that_was_not_read_is_shown_once_before_it_is_overwritten()
     [second] = await given.answer(write)
 
     assert (second.is_error, files.written) == (False, ["todo.md"])
-    ended = [event for event in given.recorder.events if isinstance(event, CallFinished)]
+    ended = given.recorder.of(CallFinished)
     assert [(event.tool, event.sent) for event in ended] == [
         ("read_text_file", True),
         ("write_file", False),
@@ -620,19 +607,20 @@ async def test_a_file_that_was_read_or_written_before_is_written_at_once() -> No
     assert files.written == ["todo.md", "new.md", "new.md"]
 
 
-async def test_a_strong_model_overwrites_at_once() -> None:
+@pytest.mark.parametrize(
+    ("task", "weak"),
+    [
+        pytest.param("Add a line to todo.md.", False, id="a strong model"),
+        pytest.param("Overwrite todo.md with one line.", True, id="the task asks for it"),
+        pytest.param("Schreibe todo.md neu: überschreibe alles.", True, id="in German, too"),
+    ],
+)
+async def test_a_file_is_overwritten_at_once_by_a_strong_model_and_where_the_task_asks_for_it(
+    task: str, weak: bool
+) -> None:
     files = Files(todo="- milk\n")
 
-    await on_files(files, weak=False).answer(disk_call("write_file", path="todo.md", content="- bread"))
-
-    assert files.written == ["todo.md"]
-
-
-@pytest.mark.parametrize("task", ["Overwrite todo.md with one line.", "Schreibe todo.md neu: überschreibe alles."])
-async def test_a_task_that_asks_for_it_overwrites_at_once(task: str) -> None:
-    files = Files(todo="- milk\n")
-
-    await on_files(files, task).answer(disk_call("write_file", path="todo.md", content="- bread"))
+    await on_files(files, task, weak=weak).answer(disk_call("write_file", path="todo.md", content="- bread"))
 
     assert files.written == ["todo.md"]
 
@@ -791,7 +779,7 @@ async def test_person_is_not_asked_about_a_call_that_fails_anyway() -> None:
 
     assert (person.asked, tools.sent) == ([], [])
     assert "is a placeholder for a secret" in result.text
-    [event] = [each for each in given.recorder.events if isinstance(each, CallFinished)]
+    [event] = given.recorder.of(CallFinished)
     assert event.verdict == "allowed", "write access would not help"
 
 
@@ -819,9 +807,7 @@ async def test_a_run_that_ends_while_it_waits_for_approval_says_so() -> None:
 )
 async def test_nobody_can_approve_what_is_denied(policy: Policy, path: str) -> None:
     person = Person("yes")
-    given = Case(tools := answering(ToolResult("done")), policy=policy, approver=person)
-
-    await given.answer(calls(("write", path)))
+    await Case(tools := answering(ToolResult("done")), policy=policy, approver=person).answer(calls(("write", path)))
 
     assert (person.asked, tools.sent) == ([], [])
 
@@ -831,6 +817,6 @@ async def test_the_setting_that_lifts_a_refusal_is_told_once_and_not_to_the_mode
 
     results = await given.answer(calls(("read", "/etc/a"), ("read", "/etc/b")))
 
-    [warning] = [event.text for event in given.recorder.events if isinstance(event, Warned)]
+    [warning] = [event.text for event in given.recorder.of(Warned)]
     assert '"fs/read" = []' in warning
     assert all("Not allowed" in result.text and "[paths" not in result.text for result in results)

@@ -36,10 +36,7 @@ def size(*specs: ToolSpec) -> int:
 def tools(specs: Sequence[ToolSpec]) -> list[Tool]:
     return [
         make_tool(
-            ServerTool("s", "t", "", spec.parameters),
-            name=spec.name,
-            description=spec.description,
-            work=SchemaWork(),
+            ServerTool("s", "t", "", spec.parameters), name=spec.name, description=spec.description, work=SchemaWork()
         )
         for spec in specs
     ]
@@ -267,9 +264,7 @@ def test_a_search_that_brings_nothing_new_leaves_the_offer_as_it_was(query: str)
 def test_a_search_brings_in_so_many_at_once(fitting: int, brought: int) -> None:
     specs = [TIME, *[tool(f"letters{n}", "Send a letter.") for n in range(fitting)]]
 
-    selection = select(specs, "time in a city", max_tools=1)
-
-    assert len(selection.find("letter")) == brought
+    assert len(select(specs, "time in a city", max_tools=1).find("letter")) == brought
 
 
 @pytest.mark.parametrize(("length", "shown"), [(199, 199), (200, 200), (201, 200)])

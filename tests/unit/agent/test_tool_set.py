@@ -20,10 +20,7 @@ from lmstudio_bridge.agent.tools import MAX_DESCRIPTION, MAX_NAME, PreparedCall,
 from lmstudio_bridge.messages import ServerTool, ToolCall, ToolSpec
 
 READ = ServerTool(
-    "fs",
-    "read",
-    "Reads a file.",
-    {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+    "fs", "read", "Reads a file.", {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
 )
 
 
@@ -109,9 +106,7 @@ def test_names_that_fall_together_are_told_apart_and_found_again() -> None:
 def test_name_that_looks_like_a_made_one_is_told_apart_too() -> None:
     taken = names_of(tool("s", "a-b"), tool("s", "a_b"))[1].removeprefix("s__")
 
-    names = names_of(tool("s", "a-b"), tool("s", "a_b"), tool("s", taken.upper()))
-
-    assert len(set(names)) == 3
+    assert len(set(names_of(tool("s", "a-b"), tool("s", "a_b"), tool("s", taken.upper())))) == 3
 
 
 def test_tool_listed_twice_is_offered_once() -> None:
@@ -374,29 +369,15 @@ def test_arguments_are_checked_up_to_a_bound(nodes: int, checked: bool) -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        {"type": 5},
-        {"$schema": {}},
-        {"$schema": 5},
-        {"$schema": "http://["},
-        {"$id": "http://["},
-        {"$id": 5},
-        {"required": [[]], "properties": {}},
-        {"required": [{}], "properties": {"a": {}}},
-        {"required": 5},
-        {"properties": []},
-        {"properties": {"a": {"type": "text"}}},
-        {"properties": {"a": {"type": [["string"]]}}},
-        {"properties": {"a": {"pattern": "("}}},
-        {"properties": {"a": {"pattern": 5}}},
-        {"properties": {"a": {"enum": {}}}},
-        {"properties": {"a": {"allOf": [{"required": 3}]}}},
-        {"properties": {"a": {"$ref": 5}}},
-        {"properties": {"a": {"$ref": "#/nowhere"}}},
-        {"properties": {"a": {"$ref": "#/properties/a"}}},
-        {"properties": {"a": {"$ref": "http://[/"}}},
-        {"properties": {"a": {"$dynamicRef": "#none"}}},
-        {"$ref": "#"},
-        {"properties": {"a": {"multipleOf": 0.5}}},
+        *({"type": 5}, {"$schema": {}}, {"$schema": 5}, {"$schema": "http://["}, {"$id": "http://["}),
+        *({"$id": 5}, {"required": [[]], "properties": {}}, {"required": [{}], "properties": {"a": {}}}),
+        *({"required": 5}, {"properties": []}, {"properties": {"a": {"type": "text"}}}),
+        *({"properties": {"a": {"type": [["string"]]}}}, {"properties": {"a": {"pattern": "("}}}),
+        *({"properties": {"a": {"pattern": 5}}}, {"properties": {"a": {"enum": {}}}}),
+        *({"properties": {"a": {"allOf": [{"required": 3}]}}}, {"properties": {"a": {"$ref": 5}}}),
+        *({"properties": {"a": {"$ref": "#/nowhere"}}}, {"properties": {"a": {"$ref": "#/properties/a"}}}),
+        *({"properties": {"a": {"$ref": "http://[/"}}}, {"properties": {"a": {"$dynamicRef": "#none"}}}),
+        *({"$ref": "#"}, {"properties": {"a": {"multipleOf": 0.5}}}),
     ],
 )
 def test_broken_schema_lets_the_server_judge(schema: dict[str, Any]) -> None:
@@ -463,12 +444,8 @@ def test_example_that_would_not_fit_is_not_given(schema: dict[str, Any]) -> None
 simple = st.recursive(
     st.sampled_from(
         [
-            {"type": "string"},
-            {"type": "boolean"},
-            {"type": "null"},
-            {"enum": ["x", 1]},
-            {"type": "integer", "minimum": 5},
-            {"type": "number", "maximum": -1},
+            *({"type": "string"}, {"type": "boolean"}, {"type": "null"}, {"enum": ["x", 1]}),
+            *({"type": "integer", "minimum": 5}, {"type": "number", "maximum": -1}),
         ]
     ),
     lambda children: st.one_of(

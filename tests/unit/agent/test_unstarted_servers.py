@@ -117,6 +117,4 @@ def test_find_tools_says_of_which_servers_it_finds_tools(count: int, end: str) -
 def test_find_tools_is_offered_where_there_is_something_to_find(
     most: int | None, finding: tuple[ToolSpec, ...]
 ) -> None:
-    selection = ToolSelection(ToolSet([NOW, SEND]).tools, "time", max_tools=most)
-
-    assert finding_specs(selection, None) == finding
+    assert finding_specs(ToolSelection(ToolSet([NOW, SEND]).tools, "time", max_tools=most), None) == finding

@@ -93,6 +93,7 @@ class Given:
         self._read_first = read_first
         self.strategy = WEAK
         self.more: tuple[ServerTool, ...] = ()
+        self.outcome = Outcome("failed")
 
     async def go(self) -> Outcome:
         tally = Tally()
@@ -129,6 +130,13 @@ class Given:
         return [asked.messages[0].text for asked in self.model.asked]
 
 
+async def ran(*replies: Reply, **options: Any) -> Given:
+    """A run that has ended."""
+    given = Given(*replies, **options)
+    given.outcome = await given.go()
+    return given
+
+
 def call(name: str, **arguments: object) -> Reply:
     return say(json.dumps({"call": name, "arguments": arguments}))
 
@@ -144,8 +152,7 @@ READ_A = call("fs__read_text_file", path="a.txt")
 
 
 async def test_a_run_that_only_reads_is_offered_no_tool_that_writes() -> None:
-    given = Given(answer("Nothing."), task="Say nothing.", files={})
-    await given.go()
+    given = await ran(answer("Nothing."), task="Say nothing.", files={})
 
     assert "fs__write_file" not in given.branches(0)
     assert "replace_text" not in given.branches(0)
@@ -154,27 +161,25 @@ async def test_a_run_that_only_reads_is_offered_no_tool_that_writes() -> None:
 
 
 async def test_a_run_that_may_write_is_offered_them() -> None:
-    given = Given(answer("Nothing."), task="Say nothing.", files={}, access="write")
-    await given.go()
+    given = await ran(answer("Nothing."), task="Say nothing.", files={}, access="write")
 
     assert {"fs__write_file", "replace_text"} <= set(given.branches(0))
 
 
 async def test_the_first_call_of_a_task_that_names_a_file_takes_a_path() -> None:
-    given = Given(
+    given = await ran(
         call("fs__read_text_file", path="web.txt"),
         answer("80"),
         task="Which port is in web.txt?",
         files={"web.txt": "port 80"},
     )
-    outcome = await given.go()
 
     first, second = given.branches(0), given.branches(1)
     assert "answer" not in first
     assert "clock__now" not in first
     assert "calculate" not in first
     assert {"answer", "clock__now"} <= set(second)
-    assert outcome.answer == "80"
+    assert given.outcome.answer == "80"
 
 
 @pytest.mark.parametrize(
@@ -192,8 +197,7 @@ async def test_tools_that_delete_are_offered_only_for_tasks_that_say_so(task: st
 
 
 async def test_the_system_text_is_the_same_in_every_request_also_in_the_last() -> None:
-    given = Given(READ_A, READ_A, answer("x"), task="What is in a.txt?", files={"a.txt": "x\n" * 9_000}, rounds=3)
-    await given.go()
+    given = await ran(READ_A, READ_A, answer("x"), task="What is in a.txt?", files={"a.txt": "x\n" * 9_000}, rounds=3)
 
     assert len(given.systems()) == 3
     assert len(set(given.systems())) == 1
@@ -207,10 +211,9 @@ async def test_a_call_that_is_made_again_with_the_same_result_ends_in_an_answer(
     list_all = call("fs__list_directory", path=".")
     files = {"a.txt": "one", "b.txt": "two"}
     read_b = call("fs__read_text_file", path="b.txt")
-    given = Given(list_all, READ_A, read_b, list_all, answer("one, two"), task="Read all files.", files=files)
-    outcome = await given.go()
+    given = await ran(list_all, READ_A, read_b, list_all, answer("one, two"), task="Read all files.", files=files)
 
-    assert (outcome.answer, outcome.rounds) == ("one, two", 5)
+    assert (given.outcome.answer, given.outcome.rounds) == ("one, two", 5)
     assert given.branches(4) == ["answer"]
     assert isinstance(last := given.model.asked[4].messages[-1], UserMessage)
     assert last.text.endswith(f"{ANSWER_NOW}\n\nRead all files.")
@@ -219,8 +222,7 @@ async def test_a_call_that_is_made_again_with_the_same_result_ends_in_an_answer(
 async def test_a_model_that_reads_again_in_place_of_the_change_must_make_it() -> None:
     write = call("fs__write_file", path="a.txt", content="two")
     task = "Read the file a.txt, and replace one by two in it."
-    given = Given(READ_A, READ_A, write, answer("done"), task=task, files={"a.txt": "one"}, access="write")
-    await given.go()
+    given = await ran(READ_A, READ_A, write, answer("done"), task=task, files={"a.txt": "one"}, access="write")
 
     assert "fs__write_file" in given.branches(2)
     assert not {"answer", "fs__read_text_file"} & set(given.branches(2))
@@ -231,8 +233,7 @@ async def test_a_model_that_reads_again_in_place_of_the_change_must_make_it() ->
 async def test_the_task_stands_behind_the_results_of_a_run_that_only_reads(access: Access, repeated: bool) -> None:
     task = "Read all files. What is in them?"
     read = call("read_files", paths=["*.txt"])
-    given = Given(read, read, answer("one"), answer("one"), task=task, files={"a.txt": "one"}, access=access)
-    await given.go()
+    given = await ran(read, read, answer("one"), answer("one"), task=task, files={"a.txt": "one"}, access=access)
 
     last = given.model.asked[-1].messages[-1].text
     assert last.endswith(f"\n\n{ANSWER_NOW}\n\n{task}" if repeated else f"\n\n{ANSWER_NOW}")
@@ -241,10 +242,9 @@ async def test_the_task_stands_behind_the_results_of_a_run_that_only_reads(acces
 
 async def test_a_file_that_was_read_with_others_counts_as_read_again() -> None:
     files = {"a.txt": "one", "b.txt": "two"}
-    given = Given(
+    given = await ran(
         call("read_files", paths=["*.txt"]), READ_A, answer("one"), task="Read all files, then answer.", files=files
     )
-    await given.go()
 
     assert given.branches(2) == ["answer"]
 
@@ -279,8 +279,7 @@ async def test_one_call_that_brings_all_that_was_asked_for_is_followed_by_the_an
     task: str, text: str, forced: bool
 ) -> None:
     files = {"a.py": "def load_all():", "b.py": "load_all()"}
-    given = Given(call("find_text", text=text, folder="."), answer("a.py"), answer("a.py"), task=task, files=files)
-    await given.go()
+    given = await ran(call("find_text", text=text, folder="."), answer("a.py"), answer("a.py"), task=task, files=files)
 
     assert given.branches(0) == ["find_text"]
     assert (given.branches(1) == ["answer"]) is forced
@@ -313,8 +312,7 @@ async def test_a_file_that_was_read_first_and_is_all_that_is_needed_is_followed_
 ) -> None:
     path = "c.txt" if "c.txt" in task else "a.txt"
     files = {"a.txt": text, "b.txt": "x"}
-    given = Given(answer("x-1"), *[answer("x-1")] * 4, task=task, files=files, access=access, read_first=path)
-    await given.go()
+    given = await ran(answer("x-1"), *[answer("x-1")] * 4, task=task, files=files, access=access, read_first=path)
 
     assert (given.branches(0) == ["answer"]) is forced
     said = "".join(message.text for message in given.model.asked[0].messages)
@@ -344,9 +342,7 @@ async def test_the_answer_is_bound_to_the_output_schema_at_once() -> None:
     given = Given(
         READ_A, answer({"names": ["Ada"]}), task="Who is in a.txt?", files={"a.txt": "Ada"}, output_schema=NAMES
     )
-    outcome = await given.go()
-
-    assert (outcome.answer, len(given.model.asked)) == ('{"names": ["Ada"]}', 2)
+    assert ((await given.go()).answer, len(given.model.asked)) == ('{"names": ["Ada"]}', 2)
     schema = given.model.asked[1].response_schema
     assert schema is not None
     assert schema["anyOf"][-1]["properties"]["answer"]["properties"]["names"]["type"] == "array"
@@ -360,9 +356,7 @@ async def test_long_json_whose_keys_are_like_parameters_is_an_answer_where_the_o
     read = native_call(("fs__read_text_file", '{"path": "a.txt"}'))
     given = Given(read, say(json.dumps(wanted)), task="a.txt?", files={"a.txt": "The sea"}, output_schema=schema)
     given.strategy = Strategy("native", Step.REMIND, "for this test")
-    outcome = await given.go()
-
-    assert (json.loads(outcome.answer), len(given.model.asked)) == (wanted, 2)
+    assert (json.loads((await given.go()).answer), len(given.model.asked)) == (wanted, 2)
 
 
 async def test_the_arguments_of_a_call_are_no_answer_to_an_output_schema_that_takes_anything() -> None:
@@ -415,9 +409,7 @@ async def test_an_answer_without_a_file_that_the_task_names_is_asked_for_again_o
         task="What is in a.txt and b.txt?",
         files={"a.txt": "one", "b.txt": "two"},
     )
-    outcome = await given.go()
-
-    assert outcome.answer == "one and two"
+    assert (await given.go()).answer == "one and two"
     assert "answer" not in given.branches(2)
     assert isinstance(hint := given.model.asked[2].messages[-1], UserMessage)
     assert "You have not read b.txt." in hint.text
@@ -458,9 +450,7 @@ async def test_an_answer_with_a_value_of_somebody_else_is_asked_for_again_withou
         task="What is the fax number of Emil in people.txt?",
         files={"people.txt": "Emil\n  phone: 935233\n\nJana\n  phone: 501428\n  fax: 185572\n"},
     )
-    outcome = await given.go()
-
-    assert outcome.answer == "A fax number of Emil was not found."
+    assert (await given.go()).answer == "A fax number of Emil was not found."
     assert given.branches(-1) == ["answer"]
     assert isinstance(hint := given.model.asked[-1].messages[-1], UserMessage)
     assert hint.text == NOT_THERE.format(facts="Emil with 185572")
@@ -470,7 +460,7 @@ async def test_an_answer_with_a_value_of_somebody_else_is_asked_for_again_withou
 
 
 async def test_an_edit_that_undoes_an_earlier_one_is_not_made() -> None:
-    given = Given(
+    given = await ran(
         call("fs__edit", path="a.txt", old_text="x", new_text="y"),
         call("fs__edit", path="a.txt", old_text="y", new_text="x"),
         answer("Changed."),
@@ -478,10 +468,9 @@ async def test_an_edit_that_undoes_an_earlier_one_is_not_made() -> None:
         files={"a.txt": "x"},
         access="write",
     )
-    await given.go()
 
     assert len(given.tools.sent) == 1
-    reasons = [event.reason for event in given.recorder.events if isinstance(event, CallFinished)]
+    reasons = [event.reason for event in given.recorder.of(CallFinished)]
     assert reasons == ["", "it would undo an earlier change"]
 
 
@@ -539,34 +528,33 @@ def test_names_are_searched_for_first(arguments: JSONObject, queries: list[str])
 
 async def test_each_inner_call_is_told_and_counted_like_one_of_the_model() -> None:
     files = {"a.txt": "TODO one", "b.txt": "two"}
-    given = Given(call("find_text", text="todo", folder="."), answer("a.txt:1"), task="List all TODOs.", files=files)
-    outcome = await given.go()
+    given = await ran(
+        call("find_text", text="todo", folder="."), answer("a.txt:1"), task="List all TODOs.", files=files
+    )
 
     assert [sent.tool for sent in given.tools.sent] == ["list_directory", "read_text_file", "read_text_file"]
-    started = [event.call_id for event in given.recorder.events if isinstance(event, CallStarted)]
+    started = [event.call_id for event in given.recorder.of(CallStarted)]
     assert started == ["c00000001.1", "c00000001.2", "c00000001.3"]
-    assert outcome.calls == 3
-    assert any(source.startswith("a.txt") for source in outcome.rests_on)
+    assert given.outcome.calls == 3
+    assert any(source.startswith("a.txt") for source in given.outcome.rests_on)
 
 
 @pytest.mark.parametrize("start", [3_993, 3_994, 3_997, 3_999, 4_000])
 async def test_a_secret_is_told_in_no_part_where_an_inner_result_is_cut(start: int) -> None:
     files = {"a.txt": f"{'x' * start}hunter2\nTODO"}
-    given = Given(call("find_text", text="todo", folder="."), answer("a.txt"), task="List all TODOs.", files=files)
-    await given.go()
+    given = await ran(call("find_text", text="todo", folder="."), answer("a.txt"), task="List all TODOs.", files=files)
 
-    told = [event.text for event in given.recorder.events if isinstance(event, CallFinished)]
+    told = [event.text for event in given.recorder.of(CallFinished)]
     assert len(told) == 3
     assert not any("hun" in text or text.endswith("xh") for text in told)
 
 
 async def test_an_inner_call_that_may_not_run_is_refused_like_one_of_the_model() -> None:
-    given = Given(
+    given = await ran(
         call("replace_text", path="a.txt", old="x", new="y"),
         answer("Done."),
         task="Change x to y in a.txt.",
         files={"a.txt": "x"},
     )
-    await given.go()
 
     assert given.tools.files == {"a.txt": "x"}

@@ -12,10 +12,7 @@ URL = "http://127.0.0.1:1234/api/v1/models"
 TTL = 60.0
 
 QWEN = ModelInfo(
-    "qwen/qwen3-4b",
-    instances=(),
-    trained_for_tool_use=True,
-    variants=("qwen/qwen3-4b@q4_k_m", "qwen/qwen3-4b@q8_0"),
+    "qwen/qwen3-4b", instances=(), trained_for_tool_use=True, variants=("qwen/qwen3-4b@q4_k_m", "qwen/qwen3-4b@q8_0")
 )
 GEMMA = ModelInfo("google/gemma-3-1b", instances=(), trained_for_tool_use=False)
 NOMIC = ModelInfo("text-embedding-nomic", kind="embedding", instances=(ModelInstance("text-embedding-nomic"),))

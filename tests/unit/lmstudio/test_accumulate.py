@@ -96,10 +96,7 @@ FORMS: dict[str, tuple[list[dict[str, Any]], tuple[ToolCall, ...]]] = {
         (ToolCall("new1", "list_files", '{"path":"."}'),),
     ),
     "in parallel, one after the other": (
-        [
-            calls(call("list_files", '{"path":"."}', index=0, id=A)),
-            calls(call("read_file", "{}", index=1, id=B)),
-        ],
+        [calls(call("list_files", '{"path":"."}', index=0, id=A)), calls(call("read_file", "{}", index=1, id=B))],
         TWO_CALLS,
     ),
     "in parallel, interleaved": (
@@ -112,10 +109,7 @@ FORMS: dict[str, tuple[list[dict[str, Any]], tuple[ToolCall, ...]]] = {
         TWO_CALLS,
     ),
     "in parallel, in the other order": (
-        [
-            calls(call("read_file", "{}", index=1, id=B)),
-            calls(call("list_files", '{"path":"."}', index=0, id=A)),
-        ],
+        [calls(call("read_file", "{}", index=1, id=B)), calls(call("list_files", '{"path":"."}', index=0, id=A))],
         TWO_CALLS,
     ),
     "in parallel, all with the index 0": (

@@ -7,107 +7,106 @@ import json
 import pytest
 
 from lmstudio_bridge.errors import AuthError, ModelSubstitutedError, WrongEndpointError
+from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.messages import ChatRequest, Completion, Delta, TextDelta, ToolCall, Usage
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import CallReply, HttpReply, StreamOptions, TextReply
-from tests.lmstudio_sim.server import open_simulator
+from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.unit.lmstudio.clients import GEMMA, HISTORY, LIST_FILES, QUESTION, QWEN, open_test_client, sent, within
 
 TOKEN = "sk-lm-abcdefgh:abcdefghijklmnopqrst"
 # -- one reply ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_chat_request_is_sent_in_the_safe_form() -> None:
+async def test_a_chat_request_is_sent_in_the_safe_form(client: LLMClient, sim: Simulator) -> None:
     """docs/lm-studio.md, section 13."""
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        await within(
-            client.stream_chat_completion(
-                ChatRequest(HISTORY, tools=[LIST_FILES], max_tokens=4096, temperature=0.2), model=QWEN
-            )
+    await within(
+        client.stream_chat_completion(
+            ChatRequest(HISTORY, tools=[LIST_FILES], max_tokens=4096, temperature=0.2), model=QWEN
         )
+    )
 
-        assert sent(sim, "/v1/chat/completions") == {
-            "model": QWEN,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "max_tokens": 4096,
-            "temperature": 0.2,
-            "messages": [
-                {"role": "system", "content": "Be brief."},
-                {"role": "user", "content": "List the files"},
-                {
-                    "role": "assistant",
-                    "content": "",
-                    "tool_calls": [
-                        {
-                            "id": "268992578",
-                            "type": "function",
-                            "function": {"name": "list_files", "arguments": '{"path":"."}'},
-                        }
-                    ],
+    assert sent(sim, "/v1/chat/completions") == {
+        "model": QWEN,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 4096,
+        "temperature": 0.2,
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "List the files"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {
+                        "id": "268992578",
+                        "type": "function",
+                        "function": {"name": "list_files", "arguments": '{"path":"."}'},
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "268992578", "content": "a.txt\nb.txt"},
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "list_files",
+                    "description": "Lists a folder.",
+                    "parameters": LIST_FILES.parameters,
                 },
-                {"role": "tool", "tool_call_id": "268992578", "content": "a.txt\nb.txt"},
-            ],
-            "tools": [
-                {
-                    "type": "function",
-                    "function": {
-                        "name": "list_files",
-                        "description": "Lists a folder.",
-                        "parameters": LIST_FILES.parameters,
-                    },
-                }
-            ],
-            "tool_choice": "auto",
-        }
+            }
+        ],
+        "tool_choice": "auto",
+    }
 
 
-async def test_a_reply_comes_whole() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script(QWEN, CallReply(("list_files", {"path": "./größe 📁"}), text="\n\n", reasoning="I müßte 📁 look."))
+async def test_a_reply_comes_whole(client: LLMClient, sim: Simulator) -> None:
+    sim.script(QWEN, CallReply(("list_files", {"path": "./größe 📁"}), text="\n\n", reasoning="I müßte 📁 look."))
 
-        reply = await within(client.stream_chat_completion(ChatRequest(QUESTION, tools=[LIST_FILES]), model=QWEN))
+    reply = await within(client.stream_chat_completion(ChatRequest(QUESTION, tools=[LIST_FILES]), model=QWEN))
 
-        [call] = reply.calls
-        assert reply == Completion(
-            text="",
-            reasoning="I müßte 📁 look.",
-            calls=(ToolCall(call.id, "list_files", '{"path": "./größe 📁"}'),),
-            finish_reason="tool_calls",
-            model=QWEN,
-            usage=reply.usage,
-        )
-        assert reply.usage is not None
-        assert (reply.usage.reasoning_tokens, len(call.id), call.id.isdecimal()) == (4, 9, True)
+    [call] = reply.calls
+    assert reply == Completion(
+        text="",
+        reasoning="I müßte 📁 look.",
+        calls=(ToolCall(call.id, "list_files", '{"path": "./größe 📁"}'),),
+        finish_reason="tool_calls",
+        model=QWEN,
+        usage=reply.usage,
+    )
+    assert reply.usage is not None
+    assert (reply.usage.reasoning_tokens, len(call.id), call.id.isdecimal()) == (4, 9, True)
 
 
-async def test_half_a_character_in_a_whole_reply_does_not_break_it() -> None:
+async def test_half_a_character_in_a_whole_reply_does_not_break_it(client: LLMClient, sim: Simulator) -> None:
     """Node escapes the half of a character that a cut left over; strict JSON readers refuse it."""
     body = json.dumps({"choices": [{"message": {"content": "a\ud83d"}, "finish_reason": "length"}]})
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script_path("/v1/chat/completions", HttpReply(200, body, content_type="application/json"))
+    sim.script_path("/v1/chat/completions", HttpReply(200, body, content_type="application/json"))
 
-        reply = await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
+    reply = await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN))
 
-        assert reply == Completion("a", finish_reason="length")
+    assert reply == Completion("a", finish_reason="length")
 
 
 @pytest.mark.parametrize("write_bytes", [None, 1, 7])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-async def test_a_stream_is_told_piece_by_piece(write_bytes: int | None, line_end: str) -> None:
+async def test_a_stream_is_told_piece_by_piece(
+    write_bytes: int | None, line_end: str, client: LLMClient, sim: Simulator
+) -> None:
     deltas: list[Delta] = []
 
     async def on_delta(delta: Delta) -> None:
         deltas.append(delta)
 
     options = StreamOptions(fragment_chars=4, write_bytes=write_bytes, line_end="\r\n" if line_end != "\n" else "\n")
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script(QWEN, TextReply("Grüße, 📁!", stream=options))
+    sim.script(QWEN, TextReply("Grüße, 📁!", stream=options))
 
-        reply = await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN, on_delta=on_delta))
+    reply = await within(client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN, on_delta=on_delta))
 
-        assert deltas == [TextDelta("Grüß"), TextDelta("e, 📁"), TextDelta("!")]
-        assert (reply.text, reply.finish_reason) == ("Grüße, 📁!", "stop")
+    assert deltas == [TextDelta("Grüß"), TextDelta("e, 📁"), TextDelta("!")]
+    assert (reply.text, reply.finish_reason) == ("Grüße, 📁!", "stop")
 
 
 # -- which model ----------------------------------------------------------------------------------------------------
@@ -131,16 +130,15 @@ async def test_a_reply_of_another_model_is_refused() -> None:
         assert len(sim.requests) == 2
 
 
-async def test_a_reply_of_a_second_instance_is_accepted() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        choice = await within(client.validator.resolve(QWEN))
-        sim.script(QWEN, TextReply("Yes.", model=f"{QWEN}:2"))
+async def test_a_reply_of_a_second_instance_is_accepted(client: LLMClient, sim: Simulator) -> None:
+    choice = await within(client.validator.resolve(QWEN))
+    sim.script(QWEN, TextReply("Yes.", model=f"{QWEN}:2"))
 
-        reply = await within(
-            client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN, accepts_model=choice.answers_as)
-        )
+    reply = await within(
+        client.stream_chat_completion(ChatRequest(QUESTION), model=QWEN, accepts_model=choice.answers_as)
+    )
 
-        assert reply.model == f"{QWEN}:2"
+    assert reply.model == f"{QWEN}:2"
 
 
 # -- which server ---------------------------------------------------------------------------------------------------

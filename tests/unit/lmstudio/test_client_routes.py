@@ -5,18 +5,12 @@ from __future__ import annotations
 import pytest
 
 from lmstudio_bridge.errors import WrongEndpointError
+from lmstudio_bridge.lmstudio.client import LLMClient
 from lmstudio_bridge.lmstudio.models import ModelCatalog, ModelInfo, ModelInstance
 from tests.lmstudio_sim.models import SimModel
 from tests.lmstudio_sim.replies import HttpReply
-from tests.lmstudio_sim.server import open_simulator
-from tests.unit.lmstudio.clients import (
-    GEMMA,
-    NOMIC,
-    QWEN,
-    open_test_client,
-    sent,
-    within,
-)
+from tests.lmstudio_sim.server import Simulator, open_simulator
+from tests.unit.lmstudio.clients import GEMMA, NOMIC, QWEN, open_test_client, sent, within
 
 # -- list_models ----------------------------------------------------------------------------------------------------
 
@@ -105,27 +99,24 @@ async def test_texts_become_vectors_in_their_order() -> None:
         assert sent(sim, "/v1/embeddings") == {"model": NOMIC, "input": ["a", "b"]}
 
 
-async def test_vectors_are_put_into_the_order_of_their_index() -> None:
+async def test_vectors_are_put_into_the_order_of_their_index(client: LLMClient, sim: Simulator) -> None:
     data = [{"index": 1, "embedding": [1.0]}, {"index": 0, "embedding": [0.0]}]
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script_path("/v1/embeddings", HttpReply(200, {"data": data}))
+    sim.script_path("/v1/embeddings", HttpReply(200, {"data": data}))
 
-        assert await within(client.embed(["a", "b"], model=NOMIC)) == [[0.0], [1.0]]
-
-
-async def test_vectors_without_an_index_keep_their_order() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        data = [{"embedding": [1.0], "index": None}, {"embedding": [0.0]}]
-        sim.script_path("/v1/embeddings", HttpReply(200, {"data": data}))
-
-        assert await within(client.embed(["a", "b"], model=NOMIC)) == [[1.0], [0.0]]
+    assert await within(client.embed(["a", "b"], model=NOMIC)) == [[0.0], [1.0]]
 
 
-async def test_fewer_vectors_than_texts_are_refused() -> None:
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script_path("/v1/embeddings", HttpReply(200, {"data": [{"embedding": [1.0], "index": 0}]}))
+async def test_vectors_without_an_index_keep_their_order(client: LLMClient, sim: Simulator) -> None:
+    data = [{"embedding": [1.0], "index": None}, {"embedding": [0.0]}]
+    sim.script_path("/v1/embeddings", HttpReply(200, {"data": data}))
 
-        with pytest.raises(WrongEndpointError) as caught:
-            await within(client.embed(["a", "b"], model=NOMIC))
+    assert await within(client.embed(["a", "b"], model=NOMIC)) == [[1.0], [0.0]]
 
-        assert caught.value.detail == "1 vectors for 2 texts"
+
+async def test_fewer_vectors_than_texts_are_refused(client: LLMClient, sim: Simulator) -> None:
+    sim.script_path("/v1/embeddings", HttpReply(200, {"data": [{"embedding": [1.0], "index": 0}]}))
+
+    with pytest.raises(WrongEndpointError) as caught:
+        await within(client.embed(["a", "b"], model=NOMIC))
+
+    assert caught.value.detail == "1 vectors for 2 texts"

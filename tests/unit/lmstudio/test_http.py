@@ -286,10 +286,7 @@ async def test_unknown_certificate_is_refused_before_the_token_is_sent(certifica
 
 
 async def test_certificate_in_the_named_file_is_trusted(certificate: Path) -> None:
-    async with (
-        open_tls_server(certificate) as (url, _),
-        open_transport(url, ca_file=certificate) as transport,
-    ):
+    async with open_tls_server(certificate) as (url, _), open_transport(url, ca_file=certificate) as transport:
         assert await get(transport) == b"{}"
 
 
@@ -382,6 +379,18 @@ async def open_server(*, head: bytes | None = None, body: bytes | None = None) -
         yield server
 
 
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with open_server() as made:
+        yield made
+
+
+@pytest.fixture
+async def transport(server: Server) -> AsyncIterator[Transport]:
+    async with open_transport(server.url) as made:
+        yield made
+
+
 async def ask(transport: Transport) -> int:
     """The number of the connection that the request took."""
     return int(await get(transport))
@@ -397,54 +406,54 @@ async def ask_at_once(transport: Transport, server: Server, *, requests: int) ->
     return sorted(await asyncio.gather(*tasks))
 
 
-async def test_requests_one_after_the_other_take_the_same_connection() -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
-        assert [await ask(transport) for _ in range(3)] == [0, 0, 0]
+async def test_requests_one_after_the_other_take_the_same_connection(transport: Transport) -> None:
+    assert [await ask(transport) for _ in range(3)] == [0, 0, 0]
 
 
-async def test_requests_at_once_have_a_connection_each_and_so_have_the_next_ones() -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
-        for _ in range(2):
-            assert await ask_at_once(transport, server, requests=3) == [0, 1, 2]
+async def test_requests_at_once_have_a_connection_each_and_so_have_the_next_ones(
+    server: Server, transport: Transport
+) -> None:
+    for _ in range(2):
+        assert await ask_at_once(transport, server, requests=3) == [0, 1, 2]
 
 
-async def test_connection_that_the_server_closed_while_idle_is_not_used_again() -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
-        await ask_at_once(transport, server, requests=2)
-        for writer in server.writers:
-            writer.close()
-            await writer.wait_closed()
+async def test_connection_that_the_server_closed_while_idle_is_not_used_again(
+    server: Server, transport: Transport
+) -> None:
+    await ask_at_once(transport, server, requests=2)
+    for writer in server.writers:
+        writer.close()
+        await writer.wait_closed()
 
-        assert [await ask(transport), await ask(transport)] == [2, 2]
-
-
-async def test_unsolicited_reply_does_not_answer_the_next_request() -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
-        await ask(transport)
-        server.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 1\r\n\r\n7")
-        await server.writers[0].drain()
-
-        assert await ask(transport) == 1
+    assert [await ask(transport), await ask(transport)] == [2, 2]
 
 
-async def test_request_on_a_stale_connection_is_sent_again_at_once_on_a_fresh_one() -> None:
+async def test_unsolicited_reply_does_not_answer_the_next_request(server: Server, transport: Transport) -> None:
+    await ask(transport)
+    server.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 1\r\n\r\n7")
+    await server.writers[0].drain()
+
+    assert await ask(transport) == 1
+
+
+async def test_request_on_a_stale_connection_is_sent_again_at_once_on_a_fresh_one(
+    server: Server, transport: Transport
+) -> None:
     """The server closes an idle connection at the very moment at which it is used again."""
-    async with open_server() as server, open_transport(server.url) as transport:
-        await ask_at_once(transport, server, requests=3)
-        server.closes_at = {4}
+    await ask_at_once(transport, server, requests=3)
+    server.closes_at = {4}
 
-        assert await ask(transport) == 3
-        assert len(server.heads) == 5
+    assert await ask(transport) == 3
+    assert len(server.heads) == 5
 
 
-async def test_stream_on_a_stale_connection_is_sent_again() -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
-        await ask(transport)
-        server.closes_at = {2}
-        server.head, server.body = STREAM_HEAD, CHUNK + END
+async def test_stream_on_a_stale_connection_is_sent_again(server: Server, transport: Transport) -> None:
+    await ask(transport)
+    server.closes_at = {2}
+    server.head, server.body = STREAM_HEAD, CHUNK + END
 
-        assert await within(read_first_piece(transport)) == EVENT
-        assert [head.split()[0] for head in server.heads] == [b"GET", b"POST", b"POST"]
+    assert await within(read_first_piece(transport)) == EVENT
+    assert [head.split()[0] for head in server.heads] == [b"GET", b"POST", b"POST"]
 
 
 @pytest.mark.parametrize(
@@ -453,52 +462,50 @@ async def test_stream_on_a_stale_connection_is_sent_again() -> None:
     ids=["a fresh connection", "the second one, too", "a request that must not be repeated"],
 )
 async def test_request_is_sent_again_only_once_and_only_for_a_stale_connection(
-    closes_at: set[int], resend: bool, requests: int
+    closes_at: set[int], resend: bool, requests: int, server: Server, transport: Transport
 ) -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
-        if 1 not in closes_at:
-            await ask(transport)
-        server.closes_at = closes_at
-
-        with pytest.raises(LLMConnectionError, match="closed the connection before it answered"):
-            await within(transport.request("GET", PATH, resend=resend))
-
-        assert len(server.heads) == requests
-
-
-async def test_reply_that_breaks_off_is_not_asked_for_again() -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
+    if 1 not in closes_at:
         await ask(transport)
-        server.head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
-        asking = asyncio.create_task(get(transport))
-        await server.until(lambda: len(server.heads) == 2)
-        server.writers[0].close()
+    server.closes_at = closes_at
 
-        with pytest.raises(LLMError, match="broke in the middle of the reply"):
-            await within(asking)
-        assert len(server.heads) == 2
+    with pytest.raises(LLMConnectionError, match="closed the connection before it answered"):
+        await within(transport.request("GET", PATH, resend=resend))
+
+    assert len(server.heads) == requests
 
 
-async def test_canceled_request_closes_its_connection() -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
-        server.hold.clear()
-        task = asyncio.create_task(ask(transport))
-        await server.until(lambda: bool(server.heads))
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        server.hold.set()
+async def test_reply_that_breaks_off_is_not_asked_for_again(server: Server, transport: Transport) -> None:
+    await ask(transport)
+    server.head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+    asking = asyncio.create_task(get(transport))
+    await server.until(lambda: len(server.heads) == 2)
+    server.writers[0].close()
 
-        assert await ask(transport) == 1
-        await server.until(lambda: server.ended == [0])
+    with pytest.raises(LLMError, match="broke in the middle of the reply"):
+        await within(asking)
+    assert len(server.heads) == 2
 
 
-async def test_body_that_does_not_come_in_time_is_a_timeout_and_closes_the_connection() -> None:
-    async with open_server() as server, open_transport(server.url) as transport:
-        server.head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
-        with pytest.raises(LLMError, match=r"sent nothing for 0\.05 s in the middle"):
-            await within(transport.request("GET", PATH, timeout=0.05))
-        await server.until(lambda: server.ended == [0])
+async def test_canceled_request_closes_its_connection(server: Server, transport: Transport) -> None:
+    server.hold.clear()
+    task = asyncio.create_task(ask(transport))
+    await server.until(lambda: bool(server.heads))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    server.hold.set()
+
+    assert await ask(transport) == 1
+    await server.until(lambda: server.ended == [0])
+
+
+async def test_body_that_does_not_come_in_time_is_a_timeout_and_closes_the_connection(
+    server: Server, transport: Transport
+) -> None:
+    server.head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+    with pytest.raises(LLMError, match=r"sent nothing for 0\.05 s in the middle"):
+        await within(transport.request("GET", PATH, timeout=0.05))
+    await server.until(lambda: server.ended == [0])
 
 
 @pytest.mark.parametrize("canceled", [False, True])

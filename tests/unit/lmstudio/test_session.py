@@ -92,9 +92,7 @@ async def test_a_model_whose_idle_time_was_up_is_loaded_with_the_wanted_context_
         del given.sim.instances[QWEN]
         given.time.now += 60
 
-        reply = await given.ask(model)
-
-        assert (reply.text, len(given.seen(CHAT))) == ("Four files.", 1)
+        assert ((await given.ask(model)).text, len(given.seen(CHAT))) == ("Four files.", 1)
         assert [request.json for request in given.seen(LOAD)] == [{"model": QWEN, "context_length": 16_384}]
         assert (model.choice.context_length, given.sim.instances[QWEN].lane) == (16_384, "manual")
         assert given.told == [
@@ -109,9 +107,7 @@ async def test_a_list_of_old_does_not_pass_for_the_model_being_there() -> None:
         del given.sim.instances[QWEN]
         given.time.now += 30
 
-        model = await given.prepare()
-
-        assert (model.choice.context_length, len(given.seen(LOAD))) == (16_384, 1)
+        assert ((await given.prepare()).choice.context_length, len(given.seen(LOAD))) == (16_384, 1)
 
 
 async def test_an_instance_that_was_asked_for_by_its_id_stays_the_one() -> None:

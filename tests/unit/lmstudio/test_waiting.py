@@ -13,15 +13,8 @@ from lmstudio_bridge.errors import LLMRateLimitError, LLMTimeoutError, ServerBus
 from lmstudio_bridge.lmstudio.client import LLMClient, open_client
 from lmstudio_bridge.lmstudio.http import Timeouts
 from lmstudio_bridge.messages import ChatRequest, Completion, Delta, TextDelta
-from tests.lmstudio_sim.replies import (
-    EndlessReply,
-    HttpReply,
-    RateLimitReply,
-    Stall,
-    StreamOptions,
-    TextReply,
-)
-from tests.lmstudio_sim.server import open_simulator
+from tests.lmstudio_sim.replies import EndlessReply, HttpReply, RateLimitReply, Stall, StreamOptions, TextReply
+from tests.lmstudio_sim.server import Simulator, open_simulator
 from tests.unit.lmstudio.chunks import chunk, encode
 from tests.unit.lmstudio.clients import QUESTION, QWEN, SHORT, FakeTime, open_test_client, within
 
@@ -105,37 +98,35 @@ async def test_silence_after_the_finish_reason_does_not_spoil_an_answer() -> Non
 
 
 @pytest.mark.parametrize("fault", [Stall(before_headers=True), Stall(), None], ids=["headers", "first byte", "stream"])
-async def test_cancelling_closes_the_connection(fault: Stall | None) -> None:
+async def test_cancelling_closes_the_connection(fault: Stall | None, client: LLMClient, sim: Simulator) -> None:
     """LM Studio stops generating when the client hangs up (docs/lm-studio.md, section 6)."""
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script(QWEN, EndlessReply(faults=(fault,) if fault else ()))
-        asking = asyncio.create_task(ask(client))
-        request = await sim.wait_for_request()
-        await within(request.started.wait())
+    sim.script(QWEN, EndlessReply(faults=(fault,) if fault else ()))
+    asking = asyncio.create_task(ask(client))
+    request = await sim.wait_for_request()
+    await within(request.started.wait())
 
-        asking.cancel()
+    asking.cancel()
 
-        with pytest.raises(asyncio.CancelledError):
-            await within(asking)
-        await within(request.ended.wait())
-        assert (request.disconnected, len(sim.requests)) == (True, 1)
+    with pytest.raises(asyncio.CancelledError):
+        await within(asking)
+    await within(request.ended.wait())
+    assert (request.disconnected, len(sim.requests)) == (True, 1)
 
 
-async def test_an_error_of_the_listener_closes_the_connection_and_comes_out() -> None:
+async def test_an_error_of_the_listener_closes_the_connection_and_comes_out(client: LLMClient, sim: Simulator) -> None:
     async def on_delta(delta: Delta) -> None:
         raise ZeroDivisionError
 
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script(QWEN, EndlessReply())
+    sim.script(QWEN, EndlessReply())
 
-        with pytest.raises(ZeroDivisionError):
-            await ask(client, on_delta=on_delta)
+    with pytest.raises(ZeroDivisionError):
+        await ask(client, on_delta=on_delta)
 
-        await within(sim.requests[0].ended.wait())
-        assert (sim.requests[0].disconnected, len(sim.requests)) == (True, 1)
+    await within(sim.requests[0].ended.wait())
+    assert (sim.requests[0].disconnected, len(sim.requests)) == (True, 1)
 
 
-async def test_a_slow_listener_holds_the_stream_back_and_loses_nothing() -> None:
+async def test_a_slow_listener_holds_the_stream_back_and_loses_nothing(client: LLMClient, sim: Simulator) -> None:
     told: list[Delta] = []
     gate, first = asyncio.Event(), asyncio.Event()
 
@@ -144,16 +135,15 @@ async def test_a_slow_listener_holds_the_stream_back_and_loses_nothing() -> None
         await gate.wait()
         told.append(delta)
 
-    async with open_simulator() as sim, open_test_client(sim) as client:
-        sim.script(QWEN, TextReply("A long answer.", stream=StreamOptions(fragment_chars=5)))
-        asking = asyncio.create_task(ask(client, on_delta=on_delta))
-        await within(first.wait())
-        assert told == []
+    sim.script(QWEN, TextReply("A long answer.", stream=StreamOptions(fragment_chars=5)))
+    asking = asyncio.create_task(ask(client, on_delta=on_delta))
+    await within(first.wait())
+    assert told == []
 
-        gate.set()
+    gate.set()
 
-        assert (await within(asking)).text == "A long answer."
-        assert told == [TextDelta("A lon"), TextDelta("g ans"), TextDelta("wer.")]
+    assert (await within(asking)).text == "A long answer."
+    assert told == [TextDelta("A lon"), TextDelta("g ans"), TextDelta("wer.")]
 
 
 # -- pauses that the server asks for --------------------------------------------------------------------------------
@@ -173,26 +163,22 @@ async def test_a_slow_listener_holds_the_stream_back_and_loses_nothing() -> None
     ids=["seconds", "zero", "more than the cap", "none", "nonsense", "a date to come", "a date gone by"],
 )
 async def test_a_limited_request_is_tried_five_times_with_the_pauses_that_were_asked_for(
-    retry_after: Any, slept: list[float]
+    retry_after: Any, slept: list[float], client: LLMClient, sim: Simulator, time: FakeTime
 ) -> None:
-    time = FakeTime()
-    async with open_simulator() as sim, open_test_client(sim, time=time) as client:
-        sim.script_path(CHAT, *[RateLimitReply(retry_after)] * 9)
+    sim.script_path(CHAT, *[RateLimitReply(retry_after)] * 9)
 
-        with pytest.raises(LLMRateLimitError) as caught:
-            await ask(client)
+    with pytest.raises(LLMRateLimitError) as caught:
+        await ask(client)
 
-        assert (len(sim.requests), time.slept) == (5, slept)
-        assert (caught.value.status, caught.value.retryable) == (429, False)
+    assert (len(sim.requests), time.slept) == (5, slept)
+    assert (caught.value.status, caught.value.retryable) == (429, False)
 
 
-async def test_a_busy_server_may_ask_for_a_pause_too() -> None:
-    time = FakeTime()
-    async with open_simulator() as sim, open_test_client(sim, time=time) as client:
-        busy = HttpReply(503, {"error": "overloaded"}, {"Retry-After": "7"})
-        sim.script_path(CHAT, *[busy] * 9)
+async def test_a_busy_server_may_ask_for_a_pause_too(client: LLMClient, sim: Simulator, time: FakeTime) -> None:
+    busy = HttpReply(503, {"error": "overloaded"}, {"Retry-After": "7"})
+    sim.script_path(CHAT, *[busy] * 9)
 
-        with pytest.raises(ServerBusyError):
-            await ask(client)
+    with pytest.raises(ServerBusyError):
+        await ask(client)
 
-        assert time.slept == [7.0, 7.0]
+    assert time.slept == [7.0, 7.0]

@@ -121,8 +121,7 @@ def test_paths_are_judged_where_the_server_is_on_this_machine(
 )
 def test_servers_in_containers_and_remote_ones_have_own_paths(tmp_path: Path, command: str, contained: bool) -> None:
     first, *args = command.split()
-    config = ServerConfig("fs", "stdio", command=first, args=tuple(args), scope="user")
-    policy = policy_of(config, project=tmp_path)
+    policy = policy_of(ServerConfig("fs", "stdio", command=first, args=tuple(args), scope="user"), project=tmp_path)
     verdict = policy.check_call(ServerTool("fs", "read", read_only=True), {"path": "/projects/a.txt"}).verdict
 
     assert verdict == ("allowed" if contained else "outside")

@@ -17,12 +17,7 @@ from hypothesis import strategies as st
 from lmstudio_bridge.errors import ServerStartError
 from lmstudio_bridge.events import RoundFinished, RunFinished, Warned
 from lmstudio_bridge.messages import Image, ToolCall, Usage
-from lmstudio_bridge.security.redact import (
-    MARK,
-    RedactedStream,
-    RedactingFormatter,
-    Redactor,
-)
+from lmstudio_bridge.security.redact import MARK, RedactedStream, RedactingFormatter, Redactor
 
 
 @pytest.mark.parametrize(

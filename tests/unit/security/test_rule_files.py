@@ -204,8 +204,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(desk: Desk) -> None:
 
 
 def test_a_file_that_is_no_text_is_an_error(desk: Desk) -> None:
-    path = desk.write(desk.own, "")
-    path.write_bytes(b"\xff\xfe")
+    desk.write(desk.own, "").write_bytes(b"\xff\xfe")
 
     with pytest.raises(SettingsError, match="cannot be read"):
         desk.load()
