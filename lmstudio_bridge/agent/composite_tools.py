@@ -93,7 +93,7 @@ class CompositeResult:
     """What a call of such a tool gave.
 
     `text` is the bridge's own, `data` comes from files and is untrusted. `seen` are the texts that it rests on, by
-    file; `looked_at` are all files that were read.
+    file; `looked_at` are all files that were read, and `nowhere` texts for which all commits were searched in vain.
     """
 
     text: str
@@ -101,6 +101,7 @@ class CompositeResult:
     is_error: bool = False
     seen: tuple[tuple[str, str], ...] = ()
     looked_at: tuple[str, ...] = ()
+    nowhere: tuple[str, ...] = ()
 
 
 def usable_tools(tools: Sequence[Tool], *, may_run: Callable[[ServerTool], bool]) -> tuple[Tool, ...]:
@@ -276,7 +277,8 @@ async def _find_commits(tools: CommitTools, inner: CallInner, text: str, reposit
     searched = f"{newest} {counted(len(commits), 'commit')} searched"
     searched += f"; {counted(failed, 'commit')} could not be shown" if failed else ""
     if not found:
-        return CompositeResult(f"{quoted} was not found in a changed line or a message: {searched}.")
+        nowhere = () if failed or newest != "all" else tuple(wanted)
+        return CompositeResult(f"{quoted} was not found in a changed line or a message: {searched}.", nowhere=nowhere)
     shows = list(found.items())[:_SHOWN_COMMITS]
     first = f", the first {_SHOWN_COMMITS}" if len(found) > _SHOWN_COMMITS else ""
     return CompositeResult(

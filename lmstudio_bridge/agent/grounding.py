@@ -248,6 +248,7 @@ class Evidence:
     _tried: set[str] = field(default_factory=set)  # the same of all calls, also those that failed
     _contents: list[str] = field(default_factory=list)  # results of calls that worked and list no names
     _blind: list[str] = field(default_factory=list)
+    _nowhere: list[str] = field(default_factory=list)  # texts that a search of all commits did not find
     left: tuple[str, str] = ("", "")
 
     def add(self, where: str, text: str) -> None:
@@ -280,6 +281,10 @@ class Evidence:
     def add_blind_change(self, about: str) -> None:
         """Add a change that was made after calls of which none found anything; what it was about in a few words."""
         self._blind.append(about)
+
+    def add_found_nowhere(self, texts: Iterable[str]) -> None:
+        """Add texts for which all commits were searched without a hit."""
+        self._nowhere.extend(texts)
 
     def add_failed_change(self, arguments: str) -> None:
         """Add a call that was to change something and failed: what it was about is told elsewhere, not as unread."""
@@ -416,7 +421,7 @@ class Evidence:
         return Grounding(tuple(sources.values()), tuple(nowhere), absent)
 
     def _unread_names(self, answer: str) -> Iterator[str]:
-        """Names out of code, and codes, that the task asks about and that stand in no result.
+        """Names out of code, codes, and what was looked for in commits, that the task has and that stand in no result.
 
         A value that an answer gives for such a name is that of another. So is a place where a name is only used, if the
         task asks for its definition. None if the answer denies, or nothing was read.
@@ -430,6 +435,11 @@ class Evidence:
                 yield name
             elif lines and _ASKS_FOR_DEFINITION.search(self.task) and not _defines(name, "\n".join(lines)):
                 yield f"a definition of {name}"
+        read = "\n".join([*(text.raw for text in self._results), *self._arguments]).casefold()
+        for text in self._nowhere:
+            asked = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", self.task, re.IGNORECASE)
+            if asked and text.casefold() not in read:
+                yield text
 
     def _unread_persons(self, answer: str) -> Iterator[str]:
         """Whom or what the task asks a number of and who stands in no result, such as `Chen`.

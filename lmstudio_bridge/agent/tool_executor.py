@@ -515,6 +515,7 @@ class ToolExecutor:
         # Of a search only what was found: the text that was looked for may be nowhere.
         self._evidence.add(call.name, data if call.name in SEARCHING else f"{own}\n{data}")
         self._evidence.add_files(result.looked_at)
+        self._evidence.add_found_nowhere(map(self._redact, result.nowhere))
         text = f"{prompts.FAILED}{own}" if result.is_error else own
         if data:
             text += f"\n{self._store.show(data)}"

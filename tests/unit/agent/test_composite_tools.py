@@ -356,6 +356,8 @@ async def test_a_text_in_no_changed_line_is_in_no_commit(text: str) -> None:
         "",
     )
     assert not found.is_error
+    assert found.nowhere == (text,)
+    assert (await History(failing=SHAS[2]).find(text)).nowhere == ()  # it may be in the one that was not shown
 
 
 async def test_a_file_that_a_commit_made_is_found_by_its_name() -> None:

@@ -549,6 +549,24 @@ def test_a_place_where_a_name_is_only_used_does_not_define_it(task: str, line: s
 
 
 @pytest.mark.parametrize(
+    ("task", "answer", "absent"),
+    [
+        ("Who made the commit that adds the spruce?", "Dora", ("spruce",)),
+        ("Who made the commit that adds the spruce?", "No commit adds the spruce.", ()),
+        ("Who made the commit that adds the maple?", "Dora", ()),  # it stands in a result
+        ("Who made the commit that adds spruces?", "Dora", ()),  # the words are the model's
+    ],
+)
+def test_what_no_commit_has_is_absent_from_an_answer_that_does_not_say_so(
+    task: str, answer: str, absent: tuple[str, ...]
+) -> None:
+    evidence = having_read("git log", "Dora: Add the maple", task, task)
+    evidence.add_found_nowhere(["spruce", "maple"])
+
+    assert evidence.check(answer).absent == absent
+
+
+@pytest.mark.parametrize(
     ("task", "missing"),
     [
         ("Tell me the badge number of Chen.", ("Chen",)),
