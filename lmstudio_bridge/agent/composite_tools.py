@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from functools import partial
 from itertools import islice
@@ -44,6 +44,7 @@ _SHOWN_COMMITS = 20
 _SHORT_FILE = 5  # lines; with more, names before each would be most of the text
 _NEAREST = 3  # folders above a path that is not there in which names are looked for
 _SHOWN_NAMES = 40
+_NO_NAMES = frozenset({"folder", "dir", "directory"})  # words that small models put before a name
 _GUESSED_FOLDER = 20  # files that are read in place of those whose names were guessed
 NO_SUCH_PATH = re.compile(r"\bENOENT\b|\bno such (?:file|dir)|\bdoes not exist\b", re.IGNORECASE)
 _PLACES = ("path", "folder", "path_a", "path_b")  # arguments that name a file or a folder
@@ -235,22 +236,34 @@ class CompositeTools:
         except ValueError as exc:
             named = values.get("paths") or [value for name, value in values.items() if name in _PLACES]
             gone = next((path for path in named if _tidy(path) in str(exc)), named[0] if named else "")
-            near = await self.names_near(gone, inner) if gone and NO_SUCH_PATH.search(str(exc)) else None
-            return CompositeResult(f"{exc}\n{near[0]}" if near else str(exc), near[1] if near else "", is_error=True)
+            is_gone = bool(gone and NO_SUCH_PATH.search(str(exc)))
+            near = await self.names_near(gone, inner, of=tool.source) if is_gone else None
+            return replace(near, text=f"{exc}\n{near.text}") if near else CompositeResult(str(exc), is_error=True)
 
-    async def names_near(self, path: str, inner: CallInner) -> tuple[str, str] | None:
-        """For a path that is not there: what to say of the nearest folder above it that is, and the names in it."""
-        if self._files is None:
+    async def names_near(self, path: str, inner: CallInner, *, of: ServerTool) -> CompositeResult | None:
+        """For a path that is not there: the names in the nearest folder above it that is; None if there are none.
+
+        None also where it is no file of the server that these tools read from. A tool that reads is told which name is
+        meant if only words such as `folder`, which the task does not have, stand before it; what else is alike may be
+        another file.
+        """
+        if self._files is None or ".." in path or of.server not in (OWN_SERVER, self._files.listing.source.server):
             return None
-        listing = self._files.listing
-        for parent in islice(PurePosixPath(_tidy(path)).parents, _NEAREST):
+        listing, wanted = self._files.listing, PurePosixPath(_tidy(path))
+        for parent in islice(wanted.parents, _NEAREST):
             listed = await inner(listing, {self._files.paths[listing.name]: str(parent)})
+            if listed.is_error:
+                continue
             names = [f"{name}/" if is_folder else name for name, is_folder in read_listing(listed.text)]
-            if names and not listed.is_error:
-                wanted = PurePosixPath(path).stem.casefold()
-                alike = [each for each in names if PurePosixPath(each).stem.casefold() == wanted]
-                advice = f'Call it again with "{(parent / alike[0]).as_posix()}". ' if len(alike) == 1 else ""
-                return f"{advice}In {_shown(str(parent))} there are:", "\n".join(names[:_SHOWN_NAMES])
+            between = wanted.parts[len(parent.parts) : -1]
+            is_invented = bool(between) and _NO_NAMES.issuperset(between) and str(wanted) not in self._task
+            is_meant = of.read_only is True and is_invented and wanted.name in (name.rstrip("/") for name in names)
+            advice = f'Call it again with "{(parent / wanted.name).as_posix()}". ' if is_meant else ""
+            more = len(names) - _SHOWN_NAMES
+            shown = "\n".join([*names[:_SHOWN_NAMES], *([f"({more} more)"] if more > 0 else [])])
+            folder = _shown(str(parent))
+            text = f"{advice}In {folder} there are:"
+            return CompositeResult(text, shown, is_error=True, seen=((folder, shown),)) if names else None
         return None
 
 

@@ -69,6 +69,7 @@ _SHORTER = 2  # searches with fewer words
 _INNER_TEXT = 4_000  # characters of the result of an inner call that are told
 _DIGEST_LENGTH = 16  # hexadecimal digits of a digest: enough to tell calls from each other
 _PATH = re.compile(r"path|file", re.IGNORECASE)
+_PLACE = re.compile(r"(?:\w+_)?(?:path|file|filename|folder|dir|directory)", re.IGNORECASE)
 _BARE_HEADING = re.compile(r"[^\n:]{1,60}:")  # such as "Staged changes:", with nothing below it
 _QUERY = re.compile(r"query|search|text|keyword|term|^q$", re.IGNORECASE)
 _WORDS = re.compile(r"[\w@.-]*\w")
@@ -374,7 +375,7 @@ class ToolExecutor:
         else:
             text = await self._shown(call, prepared, result, advice)
             if self._weak and result.is_error and NO_SUCH_PATH.search(result.text):
-                text += await self._show_names_near(number, call, prepared.arguments)
+                text += await self._show_names_near(number, call, prepared)
         text = f"{prompts.SHORTER_SEARCH.format(query=shorter)}\n{text}" if shorter else text
         changes = await self._changes(prepared, held, result, inner=inner)
         is_seen = changes not in ("", f"\n{prompts.CHANGED_NOTHING}")  # the watch of files knows better
@@ -478,19 +479,24 @@ class ToolExecutor:
                 return query, found
         return "", result
 
-    async def _show_names_near(self, number: int, call: ToolCall, arguments: JSONObject) -> str:
+    async def _show_names_near(self, number: int, call: ToolCall, prepared: PreparedCall) -> str:
         """The names beside a path that is not there: small models try others like it until the last round."""
+        count = 0
 
         async def run_inner(tool: Tool, arguments: JSONObject) -> ToolResult:
-            inner = ToolCall(f"{call.id}.1", tool.name, _as_json(arguments))
+            nonlocal count
+            count += 1
+            inner = ToolCall(f"{call.id}.{count}", tool.name, _as_json(arguments))
             return await self._answer(number, inner, inner=True)
 
-        path = next((each for name, each in arguments.items() if _PATH.search(name) and isinstance(each, str)), "")
-        near = await self._composites.names_near(path, run_inner) if path else None
+        named = ((name, each) for name, each in prepared.arguments.items() if isinstance(each, str))
+        path = next((each for name, each in named if _PLACE.fullmatch(name)), "")
+        near = await self._composites.names_near(path, run_inner, of=prepared.tool) if path else None
         if near is None:
             return ""
-        head, names = (self._redact(clean_text(each)[0]) for each in near)
-        self._evidence.add(path, names)
+        head, names = (self._redact(clean_text(each)[0]) for each in (near.text, near.data))
+        for where, _ in near.seen:
+            self._evidence.add(where, names)
         return f"\n{head}\n{self._store.show(names)}"
 
     async def _run_composite(self, number: int, call: ToolCall) -> ToolResult:

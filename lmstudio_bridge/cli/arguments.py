@@ -97,7 +97,9 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with the message, what may have been meant, and where the help is."""
         given = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
-        near = get_close_matches(given[1] or given[2], self._words(), n=1) if given else []
+        word = (given[1] or given[2]) if given else ""
+        above = next((name for name, command in self.commands.items() if word in command.commands), "")
+        near = [f"{above} {word}"] if above else get_close_matches(word, self._words(), n=1)
         meant = f"Did you mean {near[0]!r}? " if near else ""
         if message.endswith("required: TASK"):  # --for-each takes all words that follow it
             meant = "TASK comes first, before --for-each. "

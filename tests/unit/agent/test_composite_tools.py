@@ -459,11 +459,18 @@ async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
         ("total_column", {"path": "d/e/f/g.csv", "column": "a", "where": ""}, "In d there are:", "b.txt"),
         (
             "find_text",
-            {"text": "x", "folder": "folder/D"},
+            {"text": "x", "folder": "folder/d"},
             'Call it again with "d". In the working folder there are:',
             "d/\nx.md",
         ),
-        ("read_files", {"paths": ["d/e/B.csv"]}, 'Call it again with "d/b.txt". In d there are:', "b.txt"),
+        ("read_files", {"paths": ["d/e/b.txt"]}, "In d there are:", "b.txt"),  # it may be another one
+        ("find_text", {"text": "x", "folder": "src/d"}, "In the working folder there are:", "d/\nx.md"),
+        (
+            "replace_text",
+            {"path": "folder/x.md", "old": "a", "new": "b"},
+            "In the working folder there are:",
+            "d/\nx.md",
+        ),
     ],
 )
 async def test_where_a_path_is_not_there_the_names_beside_it_are_shown(
@@ -473,6 +480,29 @@ async def test_where_a_path_is_not_there_the_names_beside_it_are_shown(
 
     assert found.is_error
     assert (found.text.splitlines()[-1], found.data) == (head, names)
+
+
+async def test_no_name_is_meant_where_the_task_has_the_path_as_it_is() -> None:
+    disk = Disk({"d/b.txt": "1"})
+    tools = CompositeTools(ToolSet((READ, LIST)).tools, task="What is in folder/d?")
+    assert (await disk.call("read_files", tools=tools, paths=["folder/d"])).text.endswith(
+        "\nIn the working folder there are:"
+    )
+
+
+async def test_names_are_shown_only_for_files_of_the_server_that_is_read_from() -> None:
+    async def list_all(tool: Tool, arguments: JSONObject) -> ToolResult:
+        return ToolResult("[FILE] a.txt")
+
+    for server, shown in (("other", False), (LIST.server, True)):
+        near = await composites().names_near("b.txt", list_all, of=ServerTool(server, "open", "", {}, read_only=True))
+        assert (near is not None) is shown
+
+
+async def test_of_many_names_beside_a_path_the_rest_is_counted_and_of_none_none_are_shown() -> None:
+    found = await Disk({f"{number:03}.txt": "" for number in range(100)}).call("read_files", paths=["x.md"])
+    assert found.data.splitlines()[-1] == "(60 more)"
+    assert (await Disk({}).call("find_text", text="x", folder="d/e")).data == ""
 
 
 async def test_above_short_files_with_the_same_number_stands_which_is_the_highest() -> None:

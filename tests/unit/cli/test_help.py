@@ -92,6 +92,7 @@ def test_variables_in_help_are_settings_or_well_known() -> None:
     [
         ("rnu x", "Did you mean 'run'? For help: lmstudio-bridge --help"),
         ("help", "Did you mean '--help'? "),
+        ("undo last", "Did you mean 'runs undo'? For help: lmstudio-bridge --help"),
         ("runs shwo last", "Did you mean 'show'? For help: lmstudio-bridge runs --help"),
         ("install cursr", "Did you mean 'cursor'? "),
         ("run x --mpc fs", "Did you mean '--mcp'? "),
