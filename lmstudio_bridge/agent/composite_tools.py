@@ -244,8 +244,8 @@ class CompositeTools:
         """For a path that is not there: the names in the nearest folder above it that is; None if there are none.
 
         None also where it is no file of the server that these tools read from. A tool that reads is told which name is
-        meant if only words such as `folder`, which the task does not have, stand before it; what else is alike may be
-        another file.
+        meant if the task does not have the path, and only words such as `folder` before the name or an ending that
+        makes a file of a folder are wrong; what else is alike may be another file.
         """
         if self._files is None or ".." in path or of.server not in (OWN_SERVER, self._files.listing.source.server):
             return None
@@ -256,9 +256,10 @@ class CompositeTools:
                 continue
             names = [f"{name}/" if is_folder else name for name, is_folder in read_listing(listed.text)]
             between = wanted.parts[len(parent.parts) : -1]
-            is_invented = bool(between) and _NO_NAMES.issuperset(between) and str(wanted) not in self._task
-            is_meant = of.read_only is True and is_invented and wanted.name in (name.rstrip("/") for name in names)
-            advice = f'Call it again with "{(parent / wanted.name).as_posix()}". ' if is_meant else ""
+            is_invented = _NO_NAMES.issuperset(between) and str(wanted) not in self._task
+            alike = (each for each in (wanted.name, f"{wanted.name}/", f"{wanted.stem}/") if each in names)
+            meant = next(alike, "") if is_invented and of.read_only is True else ""
+            advice = f'Call it again with "{(parent / meant).as_posix()}". ' if meant else ""
             more = len(names) - _SHOWN_NAMES
             shown = "\n".join([*names[:_SHOWN_NAMES], *([f"({more} more)"] if more > 0 else [])])
             folder = _shown(str(parent))

@@ -154,7 +154,7 @@ class ToolExecutor:
                     group.start_soon(answer, call)
         else:
             for call in run:
-                await answer(call)
+                results[call.id] = await self._answer(number, call)
         for call in calls:
             if call not in run:
                 done = first[call.name, call.arguments] in run

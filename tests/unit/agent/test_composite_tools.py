@@ -464,6 +464,13 @@ async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
             "d/\nx.md",
         ),
         ("read_files", {"paths": ["d/e/b.txt"]}, "In d there are:", "b.txt"),  # it may be another one
+        (
+            "read_files",
+            {"paths": ["folder/d.csv"]},
+            'Call it again with "d". In the working folder there are:',
+            "d/\nx.md",
+        ),
+        ("read_files", {"paths": ["folder/x.csv"]}, "In the working folder there are:", "d/\nx.md"),
         ("find_text", {"text": "x", "folder": "src/d"}, "In the working folder there are:", "d/\nx.md"),
         (
             "replace_text",
