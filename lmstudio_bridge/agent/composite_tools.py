@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from functools import partial
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -42,7 +41,7 @@ _SHOWN_DEFINITIONS = 3
 _SHOWN_PLACES = 10
 _SHOWN_COMMITS = 20
 _SHORT_FILE = 5  # lines; with more, names before each would be most of the text
-_NEAREST = 3  # folders above a path that is not there in which names are looked for
+_BELOW = re.compile(r"[\w.-]+(?:/[\w.-]+)*")  # a relative path that can stand in our own words
 _SHOWN_NAMES = 40
 _NO_NAMES = frozenset({"folder", "dir", "directory"})  # words that small models put before a name
 _GUESSED_FOLDER = 20  # files that are read in place of those whose names were guessed
@@ -237,35 +236,38 @@ class CompositeTools:
             named = values.get("paths") or [value for name, value in values.items() if name in _PLACES]
             gone = next((path for path in named if _tidy(path) in str(exc)), named[0] if named else "")
             is_gone = bool(gone and NO_SUCH_PATH.search(str(exc)))
-            near = await self.names_near(gone, inner, of=tool.source) if is_gone else None
+            near = (
+                await self.names_near(gone, inner, of=tool.source, reads=bool(tool.source.read_only))
+                if is_gone
+                else None
+            )
             return replace(near, text=f"{exc}\n{near.text}") if near else CompositeResult(str(exc), is_error=True)
 
-    async def names_near(self, path: str, inner: CallInner, *, of: ServerTool) -> CompositeResult | None:
-        """For a path that is not there: the names in the nearest folder above it that is; None if there are none.
+    async def names_near(self, path: str, inner: CallInner, *, of: ServerTool, reads: bool) -> CompositeResult | None:
+        """For a path below the working folder of which nothing is there: the names in that folder, if it has any.
 
-        None also where it is no file of the server that these tools read from. A tool that reads is told which name is
-        meant if the task does not have the path, and only words such as `folder` before the name or an ending that
-        makes a file of a folder are wrong; what else is alike may be another file.
+        None also where it is no path of the server that these tools read from. With `reads`, the text says which folder
+        is meant if the task does not have the path, and only words such as `folder` before the name or an ending that
+        makes a file of a folder are wrong; what else is alike may be another one.
         """
-        if self._files is None or ".." in path or of.server not in (OWN_SERVER, self._files.listing.source.server):
+        wanted = PurePosixPath(_tidy(path))
+        if self._files is None or of.server not in (OWN_SERVER, self._files.listing.source.server):
             return None
-        listing, wanted = self._files.listing, PurePosixPath(_tidy(path))
-        for parent in islice(wanted.parents, _NEAREST):
-            listed = await inner(listing, {self._files.paths[listing.name]: str(parent)})
-            if listed.is_error:
-                continue
-            names = [f"{name}/" if is_folder else name for name, is_folder in read_listing(listed.text)]
-            between = wanted.parts[len(parent.parts) : -1]
-            is_invented = _NO_NAMES.issuperset(between) and str(wanted) not in self._task
-            alike = (each for each in (wanted.name, f"{wanted.name}/", f"{wanted.stem}/") if each in names)
-            meant = next(alike, "") if is_invented and of.read_only is True else ""
-            advice = f'Call it again with "{(parent / meant).as_posix()}". ' if meant else ""
-            more = len(names) - _SHOWN_NAMES
-            shown = "\n".join([*names[:_SHOWN_NAMES], *([f"({more} more)"] if more > 0 else [])])
-            folder = _shown(str(parent))
-            text = f"{advice}In {folder} there are:"
-            return CompositeResult(text, shown, is_error=True, seen=((folder, shown),)) if names else None
-        return None
+        listing = self._files.listing
+        if listing.source.read_only is not True or not _BELOW.fullmatch(str(wanted)) or ".." in wanted.parts:
+            return None
+        listed = await inner(listing, {self._files.paths[listing.name]: "."})
+        names = [f"{name}/" if is_folder else name for name, is_folder in read_listing(listed.text)]
+        if listed.is_error or not names or wanted.parts[0] in (name.rstrip("/") for name in names):
+            return None
+        alike = (each for each in (f"{wanted.name}/", f"{wanted.stem}/") if each in names)
+        is_invented = _NO_NAMES.issuperset(wanted.parts[:-1]) and str(wanted) not in self._task
+        meant = next(alike, "").rstrip("/") if is_invented and reads else ""
+        advice = f'Call it again with "{meant}". ' if meant else ""
+        more = len(names) - _SHOWN_NAMES
+        shown = "\n".join([*names[:_SHOWN_NAMES], *([f"({more} more)"] if more > 0 else [])])
+        text = f"{advice}In the working folder there are:"
+        return CompositeResult(text, shown, is_error=True, seen=(("the working folder", shown),))
 
 
 async def _find_commits(tools: CommitTools, inner: CallInner, text: str, repository: str) -> CompositeResult:

@@ -481,17 +481,14 @@ class ToolExecutor:
 
     async def _show_names_near(self, number: int, call: ToolCall, prepared: PreparedCall) -> str:
         """The names beside a path that is not there: small models try others like it until the last round."""
-        count = 0
 
         async def run_inner(tool: Tool, arguments: JSONObject) -> ToolResult:
-            nonlocal count
-            count += 1
-            inner = ToolCall(f"{call.id}.{count}", tool.name, _as_json(arguments))
-            return await self._answer(number, inner, inner=True)
+            return await self._answer(number, ToolCall(f"{call.id}.0", tool.name, _as_json(arguments)), inner=True)
 
         named = ((name, each) for name, each in prepared.arguments.items() if isinstance(each, str))
         path = next((each for name, each in named if _PLACE.fullmatch(name)), "")
-        near = await self._composites.names_near(path, run_inner, of=prepared.tool) if path else None
+        reads = not self._policy.writes(prepared.tool, prepared.arguments)
+        near = await self._composites.names_near(path, run_inner, of=prepared.tool, reads=reads) if path else None
         if near is None:
             return ""
         head, names = (self._redact(clean_text(each)[0]) for each in (near.text, near.data))

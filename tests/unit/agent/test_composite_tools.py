@@ -455,15 +455,13 @@ async def test_of_guessed_names_in_one_folder_its_files_are_read() -> None:
     [
         ("read_files", {"paths": ["folder/a.csv"]}, "In the working folder there are:", "d/\nx.md"),
         ("find_text", {"text": "x", "folder": "dd"}, "In the working folder there are:", "d/\nx.md"),
-        ("compare_files", {"path_a": "x.md", "path_b": "d/e"}, "In d there are:", "b.txt"),
-        ("total_column", {"path": "d/e/f/g.csv", "column": "a", "where": ""}, "In d there are:", "b.txt"),
+        ("compare_files", {"path_a": "x.md", "path_b": "e/f"}, "In the working folder there are:", "d/\nx.md"),
         (
             "find_text",
             {"text": "x", "folder": "folder/d"},
             'Call it again with "d". In the working folder there are:',
             "d/\nx.md",
         ),
-        ("read_files", {"paths": ["d/e/b.txt"]}, "In d there are:", "b.txt"),  # it may be another one
         (
             "read_files",
             {"paths": ["folder/d.csv"]},
@@ -489,6 +487,14 @@ async def test_where_a_path_is_not_there_the_names_beside_it_are_shown(
     assert (found.text.splitlines()[-1], found.data) == (head, names)
 
 
+@pytest.mark.parametrize(
+    "path", ["d/e/b.txt", "/d/b.txt", "../d.txt", "x y.md", 'a"b', "a\nb", "a*", "http://h/x", "C:\\x"]
+)
+async def test_no_names_are_shown_where_the_folder_is_there_or_the_path_is_odd(path: str) -> None:
+    disk = Disk({"d/b.txt": "1"})
+    assert not (await disk.call("find_text", text="x", folder=path)).data
+
+
 async def test_no_name_is_meant_where_the_task_has_the_path_as_it_is() -> None:
     disk = Disk({"d/b.txt": "1"})
     tools = CompositeTools(ToolSet((READ, LIST)).tools, task="What is in folder/d?")
@@ -502,7 +508,7 @@ async def test_names_are_shown_only_for_files_of_the_server_that_is_read_from() 
         return ToolResult("[FILE] a.txt")
 
     for server, shown in (("other", False), (LIST.server, True)):
-        near = await composites().names_near("b.txt", list_all, of=ServerTool(server, "open", "", {}, read_only=True))
+        near = await composites().names_near("b.txt", list_all, of=ServerTool(server, "open", "", {}), reads=True)
         assert (near is not None) is shown
 
 
