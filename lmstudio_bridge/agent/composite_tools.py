@@ -46,6 +46,7 @@ _SHOWN_NAMES = 40
 _NO_NAMES = frozenset({"folder", "dir", "directory"})  # words that small models put before a name
 _GUESSED_FOLDER = 20  # files that are read in place of those whose names were guessed
 NO_SUCH_PATH = re.compile(r"\bENOENT\b|\bno such (?:file|dir)|\bdoes not exist\b", re.IGNORECASE)
+_ON_FOLDERS = ("find_text", "read_files", "count_files", "total_column")  # tools that only read, and take folders
 _PLACES = ("path", "folder", "path_a", "path_b")  # arguments that name a file or a folder
 _MISSING = re.compile(r"ENOENT|no such file|not found|not exist", re.IGNORECASE)
 _SKIPPED = frozenset({".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache"})
@@ -236,19 +237,15 @@ class CompositeTools:
             named = values.get("paths") or [value for name, value in values.items() if name in _PLACES]
             gone = next((path for path in named if _tidy(path) in str(exc)), named[0] if named else "")
             is_gone = bool(gone and NO_SUCH_PATH.search(str(exc)))
-            near = (
-                await self.names_near(gone, inner, of=tool.source, reads=bool(tool.source.read_only))
-                if is_gone
-                else None
-            )
+            near = await self.names_near(gone, inner, of=tool.source) if is_gone else None
             return replace(near, text=f"{exc}\n{near.text}") if near else CompositeResult(str(exc), is_error=True)
 
-    async def names_near(self, path: str, inner: CallInner, *, of: ServerTool, reads: bool) -> CompositeResult | None:
+    async def names_near(self, path: str, inner: CallInner, *, of: ServerTool) -> CompositeResult | None:
         """For a path below the working folder of which nothing is there: the names in that folder, if it has any.
 
-        None also where it is no path of the server that these tools read from. With `reads`, the text says which folder
-        is meant if the task does not have the path, and only words such as `folder` before the name or an ending that
-        makes a file of a folder are wrong; what else is alike may be another one.
+        None also where it is no path of the server that these tools read from. Where the tool takes folders and only
+        reads, the text says which one is meant if the task does not have the path, and only words such as `folder`
+        before the name or an ending that makes a file of a folder are wrong; what else is alike may be another one.
         """
         wanted = PurePosixPath(_tidy(path))
         if self._files is None or of.server not in (OWN_SERVER, self._files.listing.source.server):
@@ -260,9 +257,11 @@ class CompositeTools:
         names = [f"{name}/" if is_folder else name for name, is_folder in read_listing(listed.text)]
         if listed.is_error or not names or wanted.parts[0] in (name.rstrip("/") for name in names):
             return None
-        alike = (each for each in (f"{wanted.name}/", f"{wanted.stem}/") if each in names)
-        is_invented = _NO_NAMES.issuperset(wanted.parts[:-1]) and str(wanted) not in self._task
-        meant = next(alike, "").rstrip("/") if is_invented and reads else ""
+        meant = next((each for each in (wanted.name, wanted.stem) if f"{each}/" in names), "")
+        task = self._task.replace("\\", "/").casefold()
+        is_invented = _NO_NAMES.issuperset(wanted.parts[:-1]) and str(wanted).casefold() not in task
+        if not is_invented or of.name not in (listing.source.name, *_ON_FOLDERS):
+            meant = ""
         advice = f'Call it again with "{meant}". ' if meant else ""
         more = len(names) - _SHOWN_NAMES
         shown = "\n".join([*names[:_SHOWN_NAMES], *([f"({more} more)"] if more > 0 else [])])
@@ -381,13 +380,9 @@ async def _read_files(files: _Files, paths: Sequence[str]) -> CompositeResult:
     data = "\n".join(_with_name(path, text.rstrip(), each_line=is_short) for path, text in found.texts.items())
     left_out = f"; {counted(len(files.binaries), 'file')} without text left out" if files.binaries else ""
     head = f"{guessed}{counted(len(found.texts), 'file')} read{found.problems()}{left_out}."
-    extremes = "\n".join(text_operations.find_extremes(found.texts)) if is_short and not found.failed else ""
-    return CompositeResult(
-        f"{head}\n{extremes}" if extremes else head,
-        data,
-        seen=(*found.texts.items(), *([("read_files", extremes)] if extremes else [])),
-        looked_at=tuple(found.texts),
-    )
+    extremes = text_operations.find_extremes(found.texts) if is_short and not found.failed else []
+    data = "\n".join([data, *extremes])
+    return CompositeResult(head, data, seen=tuple(found.texts.items()), looked_at=tuple(found.texts))
 
 
 def _with_name(path: str, text: str, *, each_line: bool) -> str:

@@ -12,9 +12,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Context, Decimal, InvalidOperation, localcontext
+from decimal import Decimal, InvalidOperation, localcontext
 from typing import Any
 
 from lmstudio_bridge.agent.line_diff import differing_ranges, span
@@ -29,8 +29,9 @@ _ITEM = 60  # characters of an item of a list
 _SHOWN_VALUES = 20
 _CELL = 60  # characters of a cell that is shown
 _NO_CONDITION = ("true", "all", "any", "none", "*", "1=1", "1 = 1")  # as small models say it
-_SUMS = ("total", "sum")  # what small models call the one column of numbers
-_MIN_COMPARED, _MAX_NAMES = 3, 3  # files whose highest and lowest numbers are told, and names of such numbers
+_MIN_COMPARED = 3  # files whose highest and lowest numbers are told
+_MAX_NAMES = 3  # of such numbers, and of files with the same one
+_UNIT = re.compile(r"[^\d.,\s+-]")
 _MAX_DIGITS = 100  # of a number in a table
 _MAX_POWER = 4_000  # digits of a result; Python writes 4,300
 _WORD = re.compile(r"\w+")
@@ -306,10 +307,10 @@ def join_settings(texts: Mapping[str, str]) -> str:
 
 
 def find_extremes(texts: Mapping[str, str]) -> list[str]:
-    """The highest and the lowest of each number that files hold under one name, with their paths, in words.
+    """The highest and the lowest of each number that files hold under one name, with their paths, a line each.
 
-    For at least three files with the same `name: value` lines, a few of them numbers; numbers with different decimals
-    may be versions and are left out.
+    For at least three files with the same `name: value` lines, a few of them numbers. Left out are numbers in different
+    units, and with different decimals, which may be versions. Names and paths are those of the files: untrusted.
     """
     records = [_settings(text) or {} for text in texts.values()]
     if len(records) < _MIN_COMPARED or any(record.keys() != records[0].keys() for record in records):
@@ -317,33 +318,31 @@ def find_extremes(texts: Mapping[str, str]) -> list[str]:
     told: list[str] = []
     for name in records[0]:
         numbers = [number for record in records if (number := _decimal(record[name])) is not None]
-        if len(numbers) < len(records) or len({number.as_tuple().exponent for number in numbers}) > 1:
+        if len(numbers) < len(records):
             continue
-        lowest, highest = min(numbers), max(numbers)
-        paths = {end: [path for path, each in zip(texts, numbers, strict=True) if each == end] for end in numbers}
-        with _exactly():
-            total = sum(numbers, Decimal(0))
-        told.append(
-            f"{_cell(name)}: highest {highest:f} in {', '.join(paths[highest])}; "
-            f"lowest {lowest:f} in {', '.join(paths[lowest])}; total {total:f}"
-        )
+        units = [_UNIT.findall(record[name]) for record in records]
+        if len({(number.as_tuple().exponent, *unit) for number, unit in zip(numbers, units, strict=True)}) > 1:
+            continue
+        ends = (("highest", max(numbers)), ("lowest", min(numbers)))
+        paths = {word: [path for path, each in zip(texts, numbers, strict=True) if each == end] for word, end in ends}
+        shown = (f"{word} {end:f} in {_some(paths[word])}" for word, end in ends)
+        told.append(f"{_cell(name)}: {', '.join(shown)}")
     return told if len(told) <= _MAX_NAMES else []
 
 
-def _exactly() -> AbstractContextManager[Context]:
-    """Sums without rounding, whatever the numbers and however many."""
-    return localcontext(prec=3 * _MAX_DIGITS)
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths) if len(paths) <= _MAX_NAMES else f"{len(paths)} files"
 
 
 def add_up(text: str, column: str, where: str = "") -> str:
     """The total of a column of a CSV text in words; `where` is `column=value`, for the rows that count.
 
     Without a heading the columns are named 1, 2 …; if there is but one, it is taken whatever `column` says.
-    A `column` named total or sum that is not there is the only one of numbers.
     Without a `column` the rows are counted; small models name the wrong one, so for one without numbers the totals of
     those that have them come with the count. Totals of all rows come with those by the values of other columns.
     """
-    with _exactly():
+    with localcontext() as context:
+        context.prec = 3 * _MAX_DIGITS  # exact, whatever the numbers and however many
         rows = _rows(text)
         if _find_column(rows[0], column) is None and all(_decimal(cell) is not None for cell in rows[0]):
             rows = [[str(number) for number, _ in enumerate(rows[0], 1)], *rows]
@@ -365,9 +364,6 @@ def _add_up(rows: Sequence[Sequence[str]], column: str, where: str) -> str:
             known = ", ".join(sorted({_cell(row[key]) for row in rows[1:]})[:_SHOWN_VALUES])
             raise ValueError(f"No row has {where.strip()}. The values of {_cell(rows[0][key])} are: {known}")
         where = f"{_cell(rows[0][key])}={_cell(taken[0][key])}"
-    if named in _SUMS and _find_column(rows[0], column) is None:
-        numeric = [key for key in range(len(rows[0])) if all(_decimal(row[key]) is not None for row in rows[1:])]
-        column = rows[0][numeric[0]] if len(numeric) == 1 else column
     number = _find_column(rows[0], column) if column.strip() else None
     if column.strip() and number is None and not where.strip():
         raise ValueError(f"There is no column {column.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")

@@ -487,8 +487,7 @@ class ToolExecutor:
 
         named = ((name, each) for name, each in prepared.arguments.items() if isinstance(each, str))
         path = next((each for name, each in named if _PLACE.fullmatch(name)), "")
-        reads = not self._policy.writes(prepared.tool, prepared.arguments)
-        near = await self._composites.names_near(path, run_inner, of=prepared.tool, reads=reads) if path else None
+        near = await self._composites.names_near(path, run_inner, of=prepared.tool) if path else None
         if near is None:
             return ""
         head, names = (self._redact(clean_text(each)[0]) for each in (near.text, near.data))
@@ -566,7 +565,8 @@ class ToolExecutor:
         else:
             self._has_found = True
             is_bare = tool.read_only is True and bool(_BARE_HEADING.fullmatch(whole.strip()))
-            if is_bare and (others := self._selection.sibling_tools(call.name)):
+            siblings = map(self._tool_set.find, self._selection.sibling_tools(call.name) if is_bare else ())
+            if others := [each.name for each in siblings if each and each.source.read_only is True]:
                 text += f"\n{prompts.NOTHING_BELOW.format(tools=' or '.join(others))}"
         return text + self._take_notes()
 

@@ -508,8 +508,18 @@ async def test_names_are_shown_only_for_files_of_the_server_that_is_read_from() 
         return ToolResult("[FILE] a.txt")
 
     for server, shown in (("other", False), (LIST.server, True)):
-        near = await composites().names_near("b.txt", list_all, of=ServerTool(server, "open", "", {}), reads=True)
+        near = await composites().names_near("b.txt", list_all, of=ServerTool(server, "open", "", {}))
         assert (near is not None) is shown
+
+
+@pytest.mark.parametrize(("tool", "advised"), [(LIST, True), (READ, False)])
+async def test_a_folder_is_meant_only_by_tools_that_take_one(tool: ServerTool, advised: bool) -> None:
+    async def list_all(tool: Tool, arguments: JSONObject) -> ToolResult:
+        return ToolResult("[DIR] src")
+
+    near = await composites().names_near("folder/src.md", list_all, of=tool)
+    assert near is not None
+    assert ("Call it again with" in near.text) is advised
 
 
 async def test_of_many_names_beside_a_path_the_rest_is_counted_and_of_none_none_are_shown() -> None:
@@ -518,14 +528,14 @@ async def test_of_many_names_beside_a_path_the_rest_is_counted_and_of_none_none_
     assert (await Disk({}).call("find_text", text="x", folder="d/e")).data == ""
 
 
-async def test_above_short_files_with_the_same_number_stands_which_is_the_highest() -> None:
+async def test_below_short_files_with_the_same_number_stands_which_is_the_highest() -> None:
     found = await Disk({"d/a.txt": "score: 9", "d/b.txt": "score: 12", "d/c.txt": "score: 7"}).call(
         "read_files", paths=["d"]
     )
 
-    assert found.text == "3 files read.\nscore: highest 12 in d/b.txt; lowest 7 in d/c.txt; total 28"
-    assert found.data == "d/a.txt: score: 9\nd/b.txt: score: 12\nd/c.txt: score: 7"
-    assert ("read_files", "score: highest 12 in d/b.txt; lowest 7 in d/c.txt; total 28") in found.seen
+    assert found.text == "3 files read."  # names of files are data
+    lines = ["d/a.txt: score: 9", "d/b.txt: score: 12", "d/c.txt: score: 7"]
+    assert found.data.split("\n") == [*lines, "score: highest 12 in d/b.txt, lowest 7 in d/c.txt"]
 
 
 async def test_files_are_counted_by_extension() -> None:

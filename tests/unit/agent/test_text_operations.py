@@ -199,21 +199,13 @@ def test_numbers_without_a_heading_are_added_up(text: str, column: str, total: s
     assert text_operations.add_up(text, column, "true").splitlines()[0] == total
 
 
-def test_the_only_column_of_numbers_is_meant_by_the_word_total() -> None:
-    rows = "customer,amount\nMeyer,1\nAbel,3\n"
-    assert text_operations.add_up(rows, "Total", "1=1").startswith("Total of amount: 4 (2 of 2 rows)")
-    assert (
-        text_operations.add_up(rows, "sum", "customer=Abel") == "Total of amount where customer=Abel: 3 (1 of 2 rows)"
-    )
-    assert text_operations.add_up("a,total,b\n1,5,2\n", "total").startswith("Total of total: 5")
-    with pytest.raises(ValueError, match="There is no column 'total'; the columns are: a, b"):
-        text_operations.add_up("a,b\n1,2\n", "total")
-
-
 def test_the_highest_and_lowest_numbers_of_files_are_told_with_their_files() -> None:
     texts = {"a.txt": "by: Ana\nscore: 900", "b.txt": "by: Bo\nscore: 1,100", "c.txt": "by: Cy\nscore: 900\n"}
     [told] = text_operations.find_extremes(texts)
-    assert told == "score: highest 1100 in b.txt; lowest 900 in a.txt, c.txt; total 2900"
+    assert told == "score: highest 1100 in b.txt, lowest 900 in a.txt, c.txt"
+
+    many = {f"{number}.txt": f"score: {number // 9}" for number in range(10)}
+    assert text_operations.find_extremes(many) == ["score: highest 1 in 9.txt, lowest 0 in 9 files"]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +215,7 @@ def test_the_highest_and_lowest_numbers_of_files_are_told_with_their_files() -> 
         ["n: 1", "n: 2", "m: 3"],
         ["n: 1", "n: 2", "n: three"],
         ["v: 1.9", "v: 1.10", "v: 1.2"],  # versions
+        ["price: 10 $", "price: 9 \u20ac", "price: 8 $"],
         ["one", "two", "three"],
         ["a: 1\nb: 1\nc: 1\nd: 1"] * 3,
     ],
@@ -253,6 +246,7 @@ def test_only_rows_that_are_asked_for_are_added_up(where: str) -> None:
     ("column", "where", "says"),
     [
         ("price", "", "the columns are: customer, amount, day"),
+        ("total", "", "There is no column 'total'"),  # it is not for us to say which one is meant
         ("amount", "client=Zorn", "no column 'client'"),
         ("amount", "customer=Zorn", "The values of customer are: Abel, Meyer"),
         ("amount", "Zorn", "the columns are"),

@@ -683,8 +683,8 @@ async def test_a_search_that_found_nothing_is_answered_with_advice(text: str, ad
     ("text", "advised"), [("Staged changes:\n", True), ("Staged changes:\n-a", False), ("Clean.", False)]
 )
 async def test_a_heading_with_nothing_below_it_names_the_tools_that_show_the_rest(text: str, advised: bool) -> None:
-    names = ("git_diff_staged", "git_diff", "git_log")
-    diffs = tuple(ServerTool("fs", name, "Diff.", PATH, read_only=True) for name in names)
+    names = ("git_diff_staged", "git_diff", "git_log", "git_diff_apply")
+    diffs = tuple(ServerTool("fs", name, "Diff.", PATH, read_only=name != "git_diff_apply") for name in names)
     given = Case(FakeTools({("fs", "git_diff_staged"): ToolResult(text)}), more=diffs)
 
     [result] = await given.answer(calls(("git_diff_staged", ".")))
