@@ -437,11 +437,14 @@ def _condition_of(rows: Sequence[Sequence[str]], where: str) -> tuple[int, str]:
     wanted = value.strip("= ").strip("'\"").casefold()
     if (key := _find_column(rows[0], name)) is not None:
         return key, wanted
-    if re.search(r"[<>!]", where):
-        raise ValueError("where takes column=value and nothing else. Leave it empty to take all rows.")
     holding = [key for key in range(len(rows[0])) if any(row[key].strip().casefold() == wanted for row in rows[1:])]
-    if len(holding) != 1:
-        raise ValueError(f"There is no column {name.strip()!r}; the columns are: {', '.join(map(_cell, rows[0]))}")
+    is_comparison = bool(re.search(r"[<>!]", name or where))  # never taken for `=`
+    if len(holding) != 1 or is_comparison:
+        known = ", ".join(map(_cell, rows[0]))
+        if name.strip() and not is_comparison:
+            raise ValueError(f"There is no column {name.strip()!r}; the columns are: {known}")
+        what = f"{where.strip()!r} is not column=value; the columns are: {known}"
+        raise ValueError(f"{what}. Leave where empty to take all rows.")
     return holding[0], wanted
 
 

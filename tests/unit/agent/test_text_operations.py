@@ -250,7 +250,9 @@ def test_only_rows_that_are_asked_for_are_added_up(where: str) -> None:
         ("amount", "client=Zorn", "no column 'client'"),
         ("amount", "customer=Zorn", "The values of customer are: Abel, Meyer"),
         ("amount", "Zorn", "the columns are"),
-        ("amount", "day > 0", "Leave it empty to take all rows"),
+        ("amount", "day > 0", "'day > 0' is not column=value; the columns are: customer, .*Leave where empty"),
+        ("amount", "day >= 3", "'day >= 3' is not column=value"),
+        ("amount", "highest", "'highest' is not column=value"),
     ],
 )
 def test_a_total_that_cannot_be_had_says_what_there_is(column: str, where: str, says: str) -> None:
